@@ -1,0 +1,79 @@
+"""What a transport is: a listener for the server, a connection for a worker. Both move lists of byte frames.
+
+Rules: the calls of one object come from one thread (`wake` excepted); a frame handed to `send` belongs to the
+transport until it is gone, so its sender must not write into it; foreign errors are translated here (NetworkError).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+Frame = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes on the socket so far, the transport's own framing included."""
+
+    sent_bytes: int = 0
+    received_bytes: int = 0
+
+
+class Connection(ABC):
+    """A worker's end: dials out, reconnects by itself, never blocks for longer than it is told."""
+
+    @abstractmethod
+    def send(self, frames: Sequence[Frame]) -> None:
+        """Queue one message. Never blocks. Raises NetworkError when the queue is full: the peer does not read."""
+
+    @abstractmethod
+    def receive(self, timeout_s: float) -> list[memoryview] | None:
+        """The next message, or None after `timeout_s` or a `wake`."""
+
+    @abstractmethod
+    def wake(self) -> None:
+        """Make a `receive` that waits in the owner's thread return None now. The one call allowed from any thread."""
+
+    @abstractmethod
+    def traffic(self) -> Traffic:
+        """Bytes of this connection so far."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Drop what is queued and free the socket. Idempotent."""
+
+
+class Listener(ABC):
+    """The server's end. A peer is an opaque key that stays the same while its connection lives."""
+
+    address: str  # where workers dial, with the real port
+
+    @abstractmethod
+    def receive(self, timeout_s: float) -> tuple[bytes, list[memoryview]] | None:
+        """The next (peer, message), or None after `timeout_s` or a `wake`."""
+
+    @abstractmethod
+    def send(self, peer: bytes, frames: Sequence[Frame]) -> bool:
+        """Queue one message to `peer`; False when it is gone or does not read, and the message is dropped. Never blocks."""
+
+    @abstractmethod
+    def wake(self) -> None:
+        """Make a `receive` that waits return None now. The one call allowed from any thread."""
+
+    @abstractmethod
+    def limit(self, largest_message_bytes: int) -> None:
+        """From now on refuse frames larger than this before they are stored."""
+
+    @abstractmethod
+    def traffic(self, peer: bytes) -> Traffic:
+        """Bytes of this peer so far, from the server's point of view."""
+
+    @abstractmethod
+    def forget(self, peer: bytes) -> None:
+        """Free what is kept for a peer that has gone."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop listening and free the port. Idempotent."""

@@ -1,0 +1,203 @@
+"""What the two sides say to each other: one frozen dataclass a message (docs/protocol.md, section 3).
+
+A message is the small, typed part; vectors travel beside it as raw frames (`wire.frames.Envelope.payload`) and are
+named in each docstring. Rule of this file: no behaviour, no I/O, no numbers that are not checked by `wire.frames`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+
+class Reason(str, Enum):
+    """Why a request was refused; the codes are part of the protocol."""
+
+    STALE = "stale"  # base version older than the staleness policy allows
+    FUTURE = "future_base"  # base version that the server has not reached
+    LAYOUT = "layout"  # tensors differ from the run's tensors
+    CONFIG = "config"  # arguments contradict the run's configuration
+    NOT_FINITE = "not_finite"  # NaN or infinity in an update
+    LENGTH = "length"  # vector of another length than the layout says
+    NORM = "norm"  # update far longer than this run's updates
+    PAYLOAD = "payload"  # bytes that do not decode
+    SEQUENCE = "sequence"  # sequence number that was skipped or is older than the last receipt kept
+    NAME = "duplicate_name"  # another live worker has this name
+    STRANGER = "unknown_worker"  # not joined, or expired: say Hello again
+    UNREADY = "not_ready"  # no parameters yet, or not the one asked to send them
+    PROTOCOL = "protocol"  # message not allowed here
+    VERSION = "protocol_version"  # this server speaks another version of the protocol
+    LIMIT = "limit"  # a bound of the server would be passed
+    DATASET = "dataset"  # data set of another length than the run's
+    ROLE = "role"  # not allowed to this role
+    STOPPING = "stopping"  # the server is going away
+    INTERNAL = "internal"  # the server's own fault; it goes on
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hello:
+    """Join, or join again. `instance` is new in each process, so a returning worker differs from a namesake."""
+
+    worker: str
+    instance: str
+    role: str = "worker"  # "worker" or "observer"
+    tensors: list[Any] = field(default_factory=list)  # layout manifest: [name, shape, dtype, kind] each
+    digest: str = ""
+    claims: dict[str, str] = field(default_factory=dict)  # arguments the user gave, to be compared with the run's
+    group: str = ""  # launch group: processes started by one script
+    rank: int = 0  # rank inside the launch group
+    host: dict[str, Any] = field(default_factory=dict)  # package versions, device; for status only
+
+
+@dataclass(frozen=True, kw_only=True)
+class Init:
+    """First parameters of a run. Payload: parameters float32 [d], buffers float32 [b]."""
+
+    digest: str
+    optimizers: list[Any] = field(default_factory=list)  # gradient mode: one record per optimizer of the user
+
+
+@dataclass(frozen=True, kw_only=True)
+class Push:
+    """An update. Payload: the encoded vector, buffers float32 [b] (empty when the layout has none or group > 0)."""
+
+    seq: int  # 1, 2, 3, ... per worker
+    base: int  # version the round started from
+    digest: str
+    group: int = 0  # gradient mode: index of the optimizer
+    present: list[int] | None = None  # gradient mode: indices of the tensors that have a gradient
+    samples: int = 1
+    steps: int = 1  # local optimizer steps in the round
+    round_s: float = 0.0
+    loss: float | None = None
+    hyper: list[Any] = field(default_factory=list)  # gradient mode: per parameter group {name: [value, initial]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pull:
+    """Ask for the published parameters. The answer waits up to `wait_s` for a version newer than `have`."""
+
+    have: int = -1  # version already held; -1 for none
+    wait_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beat:
+    """I am alive."""
+
+    sent_bytes: int = 0  # counted at the worker's socket since it started
+    received_bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leave:
+    """I go; what I pushed stays."""
+
+    why: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lease:
+    """Ask for `count` samples of the shared stream over a data set of `length` samples."""
+
+    stream: str
+    length: int
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """Offer a value for `key` (first offer wins), or only read it (`value` None)."""
+
+    key: str
+    value: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """Ask for the run's state; needs no join."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Welcome:
+    """You are in."""
+
+    run: str
+    version: int  # -1: no parameters yet
+    last_seq: int
+    config: dict[str, Any]
+    initialise: bool  # you are asked to send Init
+    workers: int  # expected or live workers, whichever is more; sizes a worker's share of an epoch
+    beat_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """Not done, and why. Sent for any request but Push, whose refusal is a Receipt."""
+
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """The answer to Push number `seq`; asking again gets the same receipt."""
+
+    seq: int
+    accepted: bool
+    version: int
+    staleness: int = 0
+    reason: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Params:
+    """Published parameters at `version`. Payload by `form`: snapshot: parameters [d], buffers [b]; deltas: one encoded
+    delta per version after `base`, then buffers [b]; unchanged: nothing."""
+
+    form: str
+    version: int
+    base: int = -1
+    included: int = 0  # last sequence number of this worker that `version` contains
+    digest: int = -1  # checksum of the parameters at `version`; -1 when not computed for it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranges:
+    """Index ranges [pass, start, stop] of the shared stream, half open."""
+
+    ranges: list[Any]
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shared:
+    """The value that `key` has now."""
+
+    key: str
+    value: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Answer to Status."""
+
+    state: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ack:
+    """Answer to Init, Beat and Leave."""
+
+    version: int
+    stop: bool = False
+
+
+Request = Hello | Init | Push | Pull | Beat | Leave | Lease | Share | Status
+Reply = Welcome | Refused | Receipt | Params | Ranges | Shared | Report | Ack
+Message = Request | Reply
+
+REQUESTS: tuple[type, ...] = (Hello, Init, Push, Pull, Beat, Leave, Lease, Share, Status)
+REPLIES: tuple[type, ...] = (Welcome, Refused, Receipt, Params, Ranges, Shared, Report, Ack)

@@ -1,0 +1,101 @@
+"""The configuration of a run: what the server decides and every worker takes from it.
+
+Members of a family stand here as spec strings (`spec.parse` makes objects of them at the edge), so that a
+configuration can be written in YAML, sent in the handshake, stored beside a snapshot, and compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from lightning_async.errors import ConfigError
+
+Submit = Literal["update", "gradient"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One run. The server's copy is authoritative; a worker that was given other values is refused.
+
+    Args:
+        submit: what a worker sends. "update": base minus local parameters after a round of `local_steps` of its own
+            optimizer. "gradient": the gradient of every optimizer step; the server's copy of that optimizer steps.
+        local_steps: optimizer steps in a round (H). Gradient mode needs 1.
+        compression: codec of what workers send, e.g. "none", "fp16", "topk".
+        download_compression: codec of the parameter deltas that the server sends.
+        aggregation: how updates become one, e.g. "mean", "trimmed_mean(f=2)".
+        outer: what the server does with the aggregated update, e.g. "sgd(lr=1.0)", "nesterov(lr=0.7, momentum=0.9)".
+        staleness: which updates are too old, e.g. "fixed(bound=50)".
+        weight: how an update's weight falls with its staleness, e.g. "polynomial(a=0.5)".
+        quorum: distinct workers whose updates make a step; "all" means every live worker.
+        grace_s: once the quorum is there, how long to wait for more workers, seconds.
+        workers: workers expected; sizes each worker's share of an epoch, and how many the run waits for at its start.
+        total_steps: end the run when the accepted updates hold this many local optimizer steps; None: never.
+        seed: of the shared sample order and of every random choice of the server.
+        beat_s: workers that were silent are sent for after this many seconds.
+        patience_s: a worker silent for this long is counted out until it joins again.
+    """
+
+    submit: Submit = "update"
+    local_steps: int = 16
+    compression: str = "none"
+    download_compression: str = "none"
+    aggregation: str = "mean"
+    outer: str = "sgd(lr=1.0)"
+    staleness: str = "fixed(bound=50)"
+    weight: str = "constant"
+    quorum: int | Literal["all"] = 1
+    grace_s: float = 0.0
+    workers: int = 1
+    total_steps: int | None = None
+    seed: int = 0
+    beat_s: float = 2.0
+    patience_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        _require(self.submit in ("update", "gradient"), "submit", self.submit, '"update" or "gradient"')
+        _require(_whole(self.local_steps, 1), "local_steps", self.local_steps, "an integer >= 1")
+        _require(self.quorum == "all" or _whole(self.quorum, 1), "quorum", self.quorum, 'an integer >= 1, or "all"')
+        _require(_whole(self.workers, 1), "workers", self.workers, "an integer >= 1")
+        _require(self.total_steps is None or _whole(self.total_steps, 1), "total_steps", self.total_steps, "an integer >= 1, or None")
+        _require(self.grace_s >= 0, "grace_s", self.grace_s, "seconds >= 0")
+        _require(0 < self.beat_s < self.patience_s, "patience_s", self.patience_s, f"more than beat_s={self.beat_s}")
+        if self.submit == "gradient" and self.local_steps != 1:
+            raise ConfigError(f'submit="gradient" sends every step: got local_steps={self.local_steps}, expected 1')
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values only: what Welcome carries and a snapshot stores."""
+        return asdict(self)
+
+
+def _whole(value: object, smallest: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= smallest
+
+
+def _require(holds: bool, name: str, got: object, expected: str) -> None:
+    if not holds:
+        raise ConfigError(f"{name}: got {got!r}, expected {expected}")
+
+
+def read_config(values: Mapping[str, Any]) -> RunConfig:
+    """The configuration in `values` (YAML, JSON, or a peer's Welcome). Raises ConfigError, also for unknown names."""
+    known = {field.name for field in fields(RunConfig)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ConfigError(f"unknown configuration {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+    try:
+        return RunConfig(**values)
+    except TypeError as error:
+        raise ConfigError(f"configuration of the wrong type: {error}") from error
+
+
+def contradictions(run: RunConfig, claims: Mapping[str, str]) -> list[str]:
+    """Where a worker's own arguments (name -> repr) differ from the run's: one sentence each, with both values."""
+    values = run.as_dict()
+    return [
+        f"{name}: this worker was given {claimed}, the run has {values[name]!r}"
+        for name, claimed in sorted(claims.items())
+        if name in values and repr(values[name]) != claimed
+    ]

@@ -1,0 +1,8 @@
+"""Vectors to bytes and back: `codec("topk")` is a Codec, `CODECS` the table of the family."""
+
+from __future__ import annotations
+
+from lightning_async.codecs.base import Codec, Payload, State, bind
+from lightning_async.codecs.table import CODECS, codec
+
+__all__ = ["CODECS", "Codec", "Payload", "State", "bind", "codec"]

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from lightning_async.errors import LayoutError, PayloadError
 
@@ -113,12 +114,16 @@ def _floating_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _check_travels(name: str, tensor: Tensor) -> None:
-    if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+    if is_lazy(tensor):
         raise LayoutError(f"{name!r} is lazy and has no shape yet; run one batch through the model first")
     if type(tensor).__name__ == "DTensor" or tensor.device.type == "meta":
-        raise LayoutError(f"{name!r} is a {type(tensor).__name__} on {tensor.device}: only whole local tensors are shared")
+        raise LayoutError(
+            f"{name!r} is a {type(tensor).__name__} on {tensor.device}: only whole local tensors are shared"
+        )
     if not tensor.is_floating_point() or tensor.layout != torch.strided:
-        raise LayoutError(f"{name!r} has dtype {tensor.dtype}, layout {tensor.layout}; shared are dense floating tensors")
+        raise LayoutError(
+            f"{name!r} has dtype {tensor.dtype}, layout {tensor.layout}; shared are dense floating tensors"
+        )
 
 
 def _entries(named: Iterable[tuple[str, Tensor]], kind: str) -> Iterator[Entry]:

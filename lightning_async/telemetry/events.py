@@ -1,0 +1,72 @@
+"""Events: frozen records of what happened to the run. They decide nothing; sinks write them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Anything that happened; `time_s` is the server's clock."""
+
+    time_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Joined(Event):
+    worker: str
+    again: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Left(Event):
+    worker: str
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Initialised(Event):
+    worker: str
+    parameters: int
+    buffers: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accepted(Event):
+    worker: str
+    seq: int
+    staleness: int
+    steps: int
+    samples: int
+    round_s: float
+    loss: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused(Event):
+    worker: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stepped(Event):
+    """The outer optimizer made `version` from the updates of `workers`."""
+
+    version: int
+    workers: tuple[str, ...]
+    staleness: tuple[int, ...]
+    steps_total: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waiting(Event):
+    """A quorum or a rule's condition is not met by the workers that are there; they go on locally."""
+
+    have: int
+    need: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended(Event):
+    why: str

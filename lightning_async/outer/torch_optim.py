@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lightning_async.errors import ConfigError, PayloadError
 
-ALLOWED: dict[str, type[torch.optim.Optimizer]] = {
+ALLOWED: dict[str, Callable[..., torch.optim.Optimizer]] = {
     cls.__name__: cls
     for cls in (
         torch.optim.SGD,

@@ -115,6 +115,23 @@ class Share:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Fetch:
+    """Ask for the state of the outer optimizer, for a checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """Put a checkpoint's outer state back; only the worker that sent Init may, and only before the first update.
+
+    Payload: one frame per key, the tensor's bytes.
+    """
+
+    keys: list[str]
+    shapes: list[Any]
+    dtypes: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Status:
     """Ask for the run's state; needs no join."""
 
@@ -150,6 +167,7 @@ class Receipt:
     staleness: int = 0
     reason: str = ""
     detail: str = ""
+    stop: bool = False  # the run is over: end training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +180,7 @@ class Params:
     base: int = -1
     included: int = 0  # last sequence number of this worker that `version` contains
     digest: int = -1  # checksum of the parameters at `version`; -1 when not computed for it
+    stop: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +200,16 @@ class Shared:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Moments:
+    """Answer to Fetch. Payload: one frame per key, the tensor's bytes."""
+
+    version: int
+    keys: list[str]
+    shapes: list[Any]
+    dtypes: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """Answer to Status."""
 
@@ -189,15 +218,16 @@ class Report:
 
 @dataclass(frozen=True, kw_only=True)
 class Ack:
-    """Answer to Init, Beat and Leave."""
+    """Answer to Init, Load, Beat and Leave."""
 
     version: int
+    live: int = 0  # workers that are there now
     stop: bool = False
 
 
-Request = Hello | Init | Push | Pull | Beat | Leave | Lease | Share | Status
-Reply = Welcome | Refused | Receipt | Params | Ranges | Shared | Report | Ack
+Request = Hello | Init | Push | Pull | Beat | Leave | Lease | Share | Fetch | Load | Status
+Reply = Welcome | Refused | Receipt | Params | Ranges | Shared | Moments | Report | Ack
 Message = Request | Reply
 
-REQUESTS: tuple[type, ...] = (Hello, Init, Push, Pull, Beat, Leave, Lease, Share, Status)
-REPLIES: tuple[type, ...] = (Welcome, Refused, Receipt, Params, Ranges, Shared, Report, Ack)
+REQUESTS: tuple[type, ...] = (Hello, Init, Push, Pull, Beat, Leave, Lease, Share, Fetch, Load, Status)
+REPLIES: tuple[type, ...] = (Welcome, Refused, Receipt, Params, Ranges, Shared, Moments, Report, Ack)

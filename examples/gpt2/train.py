@@ -1,0 +1,141 @@
+"""Train GPT-2 with any number of workers, equal or not: `python -m examples.gpt2.train --speeds 2.0 1.0 0.3`.
+
+Lightning starts local worker i by running this script again with the same arguments and LOCAL_RANK=i, so everything
+here runs once in each worker. With `--server tcp://host:port` the script joins a run that is already going on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.callbacks import TQDMProgressBar
+
+from examples.gpt2.data import TextData
+from examples.gpt2.module import GPT2, SIZES
+from examples.gpt2.record import Recorder
+from examples.gpt2.throttle import Throttle, unit_for
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one training needs; the same objects in every worker."""
+
+    trainer: Trainer
+    module: GPT2
+    data: TextData
+
+
+def parser() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    model = options.add_argument_group("model and data")
+    model.add_argument("--size", choices=SIZES, default="nano", help="nano 1.1M, small 124M, medium 355M parameters")
+    model.add_argument("--lr", type=float, help="learning rate of AdamW; default: what suits the size")
+    model.add_argument("--warmup-steps", type=int, default=20, help="steps over which the learning rate rises")
+    model.add_argument("--batch-size", type=int, default=8, help="blocks per step of one worker")
+    model.add_argument("--text", help="folder with text files; default: the standard library's source")
+    model.add_argument("--pattern", default="*.py", help="which files of that folder")
+    model.add_argument("--data-dir", help="where tokenizer and token arrays are kept; default: the user's cache")
+    model.add_argument("--seed", type=int, default=0)
+    workers = options.add_argument_group("workers")
+    workers.add_argument(
+        "--speeds", type=float, nargs="+", help="relative speed of each local worker; sleeps to reach it"
+    )
+    workers.add_argument("--unit", type=float, help="seconds of a step at speed 1.0; default: measured")
+    workers.add_argument("--devices", type=int, help="local workers; default: one for each speed, else one")
+    workers.add_argument("--accelerator", default="cpu")
+    workers.add_argument("--precision", default="32-true")
+    workers.add_argument("--plain", action="store_true", help="plain Lightning on one device, to compare with")
+    shared = options.add_argument_group("the run that the workers share")
+    shared.add_argument("--server", help="tcp://host:port of a run to join; default: a server of our own")
+    shared.add_argument("--local-steps", type=int, help="optimizer steps between two submissions")
+    for name in ("submit", "compression", "aggregation", "outer", "staleness", "quorum"):
+        shared.add_argument(f"--{name}", help="see AsyncWANStrategy")
+    length = options.add_argument_group("length and output")
+    length.add_argument("--minutes", type=float, help="how long each worker trains")
+    length.add_argument("--total-steps", type=int, help="end for everybody after so many local steps were accepted")
+    length.add_argument("--val-every", type=int, default=100, help="steps of rank 0 between validations")
+    length.add_argument("--out", type=Path, default=Path("runs/gpt2"), help="loss curves and logs")
+    return options
+
+
+def build(args: argparse.Namespace, extra: list[Callback] | None = None) -> Run:
+    """Model, data and trainer for these arguments. Measures the unit of time when speeds are given without one."""
+    seed_everything(args.seed, verbose=False)
+    size = SIZES[args.size]
+    module = GPT2(args.size, lr=args.lr, warmup_steps=args.warmup_steps)
+    data = TextData(size.tokens, size.block, args.batch_size, args.text, args.pattern, args.data_dir)
+    callbacks: list[Callback] = [
+        Recorder(args.out / "curves", name=_curve_name(args)),
+        TQDMProgressBar(),
+        *(extra or []),
+    ]
+    if args.speeds:
+        data.setup()
+        batch = torch.stack([data.train[i] for i in range(args.batch_size)])
+        callbacks.append(Throttle(args.speeds, args.unit or unit_for(module, batch, args.speeds)))
+    return Run(Trainer(**_trainer_arguments(args), callbacks=callbacks), module, data)
+
+
+def _bar() -> TQDMProgressBar:
+    """A live bar in a terminal, a line now and then in a log file."""
+    return TQDMProgressBar(refresh_rate=1 if sys.stderr.isatty() else 50)
+
+
+def _curve_name(args: argparse.Namespace) -> str:
+    return f"joined-{os.getpid()}" if args.server else ""
+
+
+def _trainer_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """Rank 0 validates; the others only train."""
+    first = int(os.environ.get("LOCAL_RANK", "0")) == 0
+    arguments: dict[str, Any] = {
+        "accelerator": args.accelerator,
+        "precision": args.precision,
+        "default_root_dir": args.out,
+        "max_epochs": -1,
+        "max_steps": args.total_steps if args.plain and args.total_steps else -1,
+        "max_time": {"seconds": args.minutes * 60} if args.minutes else None,
+        "check_val_every_n_epoch": None,
+        "val_check_interval": args.val_every,
+        "limit_val_batches": None if first else 0,
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": 10,
+        "enable_checkpointing": False,
+        "logger": False,
+        "enable_model_summary": False,
+    }
+    if args.plain:
+        return {**arguments, "devices": 1}
+    return {**arguments, "devices": args.devices or len(args.speeds or [1]), "strategy": _strategy(args)}
+
+
+def _strategy(args: argparse.Namespace) -> Any:
+    """AsyncWANStrategy with those of its arguments that were given; it has good values for the others."""
+    from lightning_async import AsyncWANStrategy
+
+    names = ("server", "submit", "local_steps", "compression", "aggregation", "outer", "staleness", "total_steps")
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if args.quorum is not None:
+        given["quorum"] = args.quorum if args.quorum == "all" else int(args.quorum)
+    return AsyncWANStrategy(**given)
+
+
+def main() -> None:
+    args = parser().parse_args()
+    if args.minutes is None and args.total_steps is None and args.server is None:
+        raise SystemExit("say how long: give --minutes or --total-steps")
+    run = build(args)
+    run.trainer.fit(run.module, datamodule=run.data)
+    if run.trainer.is_global_zero and "val_loss" in run.trainer.callback_metrics:
+        print(f"last validation loss: {float(run.trainer.callback_metrics['val_loss']):.4f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -6,14 +6,31 @@ from collections.abc import Callable
 
 from lightning_async.aggregation.aggregator import Aggregator
 from lightning_async.aggregation.base import Mix, Outcome, State
-from lightning_async.aggregation.coordinate import mean
+from lightning_async.aggregation.coordinate import meamed, mean, median, trimmed_mean
 from lightning_async.errors import ConfigError
 from lightning_async.spec import parse
 
-AGGREGATORS: dict[str, Callable[..., Aggregator]] = {"mean": mean}
+AGGREGATORS: dict[str, Callable[..., Aggregator]] = {
+    "mean": mean,
+    "median": median,
+    "trimmed_mean": trimmed_mean,
+    "meamed": meamed,
+}
 PREPROCESSING: dict[str, Callable[..., Mix]] = {}
 
-__all__ = ["AGGREGATORS", "PREPROCESSING", "Aggregator", "Mix", "Outcome", "State", "aggregator", "mean"]
+__all__ = [
+    "AGGREGATORS",
+    "PREPROCESSING",
+    "Aggregator",
+    "Mix",
+    "Outcome",
+    "State",
+    "aggregator",
+    "meamed",
+    "mean",
+    "median",
+    "trimmed_mean",
+]
 
 
 def aggregator(choice: str | Aggregator) -> Aggregator:

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lightning_async.errors import ConfigError
 from lightning_async.sparse import Sparse
 
 Row: TypeAlias = Tensor | Sparse
@@ -81,3 +82,10 @@ class Combine:
     reduce: Callable[[Block, NDArray[np.float64] | None, NDArray[np.float32]], None] = field(compare=False, repr=False)
     kept: Callable[[NDArray[np.float32]], NDArray[np.bool_]] = field(compare=False, repr=False)
     demand: Demand = field(default=Demand(), compare=False)
+
+
+def tolerated(name: str, f: int) -> int:
+    """f, where it is a number of attackers (an integer >= 0). Raises ConfigError for anything else."""
+    if isinstance(f, bool) or not isinstance(f, int) or f < 0:
+        raise ConfigError(f"{name} got f={f!r}; f counts attackers: an integer >= 0, not a share of the workers")
+    return f

@@ -1,0 +1,123 @@
+"""Sort n values per coordinate and average some of them: numpy here, the same compiled in compiled.py where numba is.
+
+Both run the same network, then add in the same order, so that they agree to the last bit. Values must be finite:
+a NaN has no rank. Weighted values are ordered by (value, weight), so that the order of the rows never matters.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Iterator
+from functools import cache
+from types import ModuleType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_async.aggregation.base import Block
+from lightning_async.aggregation.networks import Comparators, selecting, sorting
+
+CHUNK = 1 << 13
+Floats = NDArray[np.float32]
+Lines = list[Floats]
+
+
+@cache
+def compiled() -> ModuleType | None:
+    """The numba kernels, or None where numba is not installed."""
+    return importlib.import_module(f"{__package__}.compiled") if importlib.util.find_spec("numba") else None
+
+
+def middle(rows: Block, weights: NDArray[np.float64] | None, low: int, high: int, out: Floats) -> None:
+    """out [b] = (weighted) mean of the values of rank low .. high - 1 among the rows, each [b]."""
+    network = selecting(len(rows), low, high)
+    fast = compiled()
+    if weights is not None:
+        _weighted(rows, weights, network, low, high - low, out)
+    elif fast is not None:
+        fast.middle(_addresses(rows), network, low, high, out)
+    else:
+        for lines, part in _chunks(rows, out):
+            _exchange(lines, network)
+            _mean(lines[low:high], part)
+
+
+def nearest(rows: Block, weights: NDArray[np.float64] | None, keep: int, out: Floats) -> None:
+    """out [b] = (weighted) mean of the `keep` values nearest to the median; of two equally near, the smaller."""
+    network = sorting(len(rows))
+    fast = compiled()
+    if weights is not None:
+        _weighted(rows, weights, network, -1, keep, out)
+    elif fast is not None:
+        fast.nearest(_addresses(rows), network, keep, out)
+    else:
+        for lines, part in _chunks(rows, out):
+            _exchange(lines, network)
+            first = _offsets(lines, keep)
+            part[:] = 0.0
+            for i, line in enumerate(lines):
+                part += np.where((first <= i) & (i < first + keep), line, np.float32(0.0))
+            part *= np.float32(1.0) / np.float32(keep)
+
+
+def _weighted(
+    rows: Block, weights: NDArray[np.float64], network: Comparators, low: int, keep: int, out: Floats
+) -> None:
+    narrow, fast = weights.astype(np.float32), compiled()
+    if fast is not None:
+        fast.weighted(_addresses(rows), narrow, network, low, keep, out)
+        return
+    for lines, part in _chunks(rows, out):
+        shares = [np.full(len(part), weight, np.float32) for weight in narrow]
+        _exchange_pairs(lines, shares, network)
+        first = _offsets(lines, keep) if low < 0 else np.full(len(part), low, np.int32)
+        total, mass = np.zeros_like(part), np.zeros_like(part)
+        for i, (line, share) in enumerate(zip(lines, shares, strict=True)):
+            inside = (first <= i) & (i < first + keep)
+            total += np.where(inside, line * share, np.float32(0.0))
+            mass += np.where(inside, share, np.float32(0.0))
+        np.divide(total, mass, out=part)
+
+
+def _addresses(rows: Block) -> NDArray[np.int64]:
+    """Where each row's memory begins. The kernels trust this: the rows are float32, contiguous, of one length."""
+    return np.array([row.__array_interface__["data"][0] for row in rows], np.int64)
+
+
+def _chunks(rows: Block, out: Floats) -> Iterator[tuple[Lines, Floats]]:
+    """Copies of the rows, `CHUNK` coordinates at a time, with the part of `out` that they belong to."""
+    for start in range(0, len(out), CHUNK):
+        yield [row[start : start + CHUNK].copy() for row in rows], out[start : start + CHUNK]
+
+
+def _exchange(lines: Lines, network: Comparators) -> None:
+    spare = np.empty_like(lines[0])
+    for i, k in network.tolist():
+        np.minimum(lines[i], lines[k], out=spare)
+        np.maximum(lines[i], lines[k], out=lines[k])
+        lines[i], spare = spare, lines[i]
+
+
+def _exchange_pairs(lines: Lines, shares: Lines, network: Comparators) -> None:
+    for i, k in network.tolist():
+        swap = (lines[k] < lines[i]) | ((lines[k] == lines[i]) & (shares[k] < shares[i]))
+        for values in (lines, shares):
+            values[i], values[k] = np.where(swap, values[k], values[i]), np.where(swap, values[i], values[k])
+
+
+def _mean(lines: Lines, part: Floats) -> None:
+    part[:] = lines[0]
+    for line in lines[1:]:
+        part += line
+    part *= np.float32(1.0) / np.float32(len(lines))
+
+
+def _offsets(lines: Lines, keep: int) -> NDArray[np.int32]:
+    """Rank of the first kept value: the window of `keep` ranks moves up while its next is nearer than its first."""
+    n = len(lines)
+    centre = (lines[(n - 1) // 2] + lines[n // 2]) * np.float32(0.5)
+    first = np.zeros(len(centre), np.int32)
+    for s in range(n - keep):
+        first += lines[s + keep] - centre < centre - lines[s]
+    return first

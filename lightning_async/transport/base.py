@@ -56,7 +56,7 @@ class Listener(ABC):
 
     @abstractmethod
     def send(self, peer: bytes, frames: Sequence[Frame]) -> bool:
-        """Queue one message to `peer`; False when it is gone or does not read, and the message is dropped. Never blocks."""
+        """Queue one message to `peer`; False, and nothing is sent, when it is gone or does not read. Never blocks."""
 
     @abstractmethod
     def wake(self) -> None:

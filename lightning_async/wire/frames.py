@@ -22,7 +22,7 @@ from lightning_async.wire.fields import INT_RANGE, MAX_ITEMS, MAX_STRING, read, 
 from lightning_async.wire.messages import REPLIES, REQUESTS, Message
 
 __all__ = ["MAX_HEADER_BYTES", "MAX_PAYLOAD_FRAMES", "PROTOCOL_VERSION", "Envelope", "Frame", "FrameError"]
-__all__ += ["VersionError", "checksum", "pack", "unpack"]
+__all__ += ["VersionError", "checksum", "flat", "pack", "unpack"]
 
 Frame = bytes | bytearray | memoryview
 
@@ -30,7 +30,7 @@ PROTOCOL_VERSION = 1
 MAGIC = b"LA"
 PREFIX_BYTES = 4
 MAX_HEADER_BYTES = 4 * 2**20
-MAX_PAYLOAD_FRAMES = 4096
+MAX_PAYLOAD_FRAMES = MAX_ITEMS
 MAX_CONTAINERS = 400_000  # lists and maps in one header
 
 TYPES: dict[str, type] = {kind.__name__: kind for kind in (*REQUESTS, *REPLIES)}
@@ -71,7 +71,7 @@ def pack(envelope: Envelope, sums: Sequence[int] | None = None) -> list[Frame]:
     `sums` are the checksums of the payload frames when they are known already (a snapshot that goes to many).
     Raises CallerError for a message that its reader would refuse.
     """
-    payload = [_bytes_view(frame) for frame in envelope.payload]
+    payload = [flat(frame) for frame in envelope.payload]
     if len(payload) > MAX_PAYLOAD_FRAMES:
         raise CallerError(f"{len(payload)} payload frames; a message has at most {MAX_PAYLOAD_FRAMES}")
     try:
@@ -177,7 +177,8 @@ def _compare(sums: Any, payload: tuple[Frame, ...], verify: bool) -> None:
             )
 
 
-def _bytes_view(frame: Frame) -> Frame:
+def flat(frame: Frame) -> Frame:
+    """The same memory as a frame whose `len` is its bytes."""
     if isinstance(frame, memoryview) and frame.format != "B":
         return frame.cast("B") if frame.nbytes else b""
     return frame

@@ -12,11 +12,14 @@ from enum import Enum
 from lightning_async.wire.messages import (
     Ack,
     Beat,
+    Fetch,
     Hello,
     Init,
     Lease,
     Leave,
+    Load,
     Message,
+    Moments,
     Params,
     Pull,
     Push,
@@ -43,48 +46,21 @@ class State(str, Enum):
     GONE = "gone"  # said Leave, or expired
 
 
+def _stay(state: State, *requests: type) -> dict[type, State]:
+    return dict.fromkeys(requests, state)
+
+
+_EXIT: Mapping[type, State] = {Hello: State.JOINED, Leave: State.GONE}
+
 # (state, request) -> state after the request was done. Hello leads to the state that `welcomed` reads from its reply.
 TRANSITIONS: Mapping[State, Mapping[type, State]] = {
-    State.NEW: {Hello: State.JOINED, Status: State.NEW},
-    State.JOINED: {
-        Hello: State.JOINED,
-        Pull: State.JOINED,
-        Beat: State.JOINED,
-        Lease: State.JOINED,
-        Share: State.JOINED,
-        Status: State.JOINED,
-        Leave: State.GONE,
-    },
-    State.INITIALISING: {
-        Hello: State.JOINED,
-        Init: State.READY,
-        Pull: State.INITIALISING,
-        Beat: State.INITIALISING,
-        Lease: State.INITIALISING,
-        Share: State.INITIALISING,
-        Status: State.INITIALISING,
-        Leave: State.GONE,
-    },
-    State.READY: {
-        Hello: State.JOINED,
-        Init: State.READY,  # its Ack was lost and it asks again
-        Push: State.READY,
-        Pull: State.READY,
-        Beat: State.READY,
-        Lease: State.READY,
-        Share: State.READY,
-        Status: State.READY,
-        Leave: State.GONE,
-    },
-    State.OBSERVER: {
-        Hello: State.JOINED,
-        Pull: State.OBSERVER,
-        Beat: State.OBSERVER,
-        Share: State.OBSERVER,
-        Status: State.OBSERVER,
-        Leave: State.GONE,
-    },
-    State.GONE: {Hello: State.JOINED, Status: State.GONE, Leave: State.GONE},
+    State.NEW: {Hello: State.JOINED, **_stay(State.NEW, Status)},
+    State.JOINED: {**_EXIT, **_stay(State.JOINED, Pull, Beat, Lease, Share, Status)},
+    State.INITIALISING: {**_EXIT, Init: State.READY, **_stay(State.INITIALISING, Pull, Beat, Lease, Share, Status)},
+    # Init stays allowed in READY: its Ack may have been lost, and then it is asked again.
+    State.READY: {**_EXIT, **_stay(State.READY, Init, Push, Pull, Beat, Lease, Share, Fetch, Load, Status)},
+    State.OBSERVER: {**_EXIT, **_stay(State.OBSERVER, Pull, Beat, Share, Fetch, Status)},
+    State.GONE: {**_EXIT, **_stay(State.GONE, Status)},
 }
 
 # Why a request that its state does not list is refused.
@@ -110,6 +86,8 @@ REPLY: Mapping[type, type] = {
     Leave: Ack,
     Lease: Ranges,
     Share: Shared,
+    Fetch: Moments,
+    Load: Ack,
     Status: Report,
 }
 

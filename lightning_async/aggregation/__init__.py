@@ -6,7 +6,10 @@ from collections.abc import Callable
 
 from lightning_async.aggregation.aggregator import Aggregator
 from lightning_async.aggregation.base import Mix, Outcome, State
+from lightning_async.aggregation.centres import centered_clipping, geometric_median
 from lightning_async.aggregation.coordinate import meamed, mean, median, trimmed_mean
+from lightning_async.aggregation.preprocess import arc, bucketing, clip_norm, clip_to_median_norm, nnm, pipeline
+from lightning_async.aggregation.selection import bulyan, krum, mda, monna, multi_krum
 from lightning_async.errors import ConfigError
 from lightning_async.spec import parse
 
@@ -15,9 +18,22 @@ AGGREGATORS: dict[str, Callable[..., Aggregator]] = {
     "median": median,
     "trimmed_mean": trimmed_mean,
     "meamed": meamed,
+    "krum": krum,
+    "multi_krum": multi_krum,
+    "bulyan": bulyan,
+    "mda": mda,
+    "monna": monna,
+    "geometric_median": geometric_median,
+    "centered_clipping": centered_clipping,
+    "pipeline": pipeline,
 }
-PREPROCESSING: dict[str, Callable[..., Mix]] = {}
-
+PREPROCESSING: dict[str, Callable[..., Mix]] = {
+    "clip_norm": clip_norm,
+    "clip_to_median_norm": clip_to_median_norm,
+    "arc": arc,
+    "nnm": nnm,
+    "bucketing": bucketing,
+}
 __all__ = [
     "AGGREGATORS",
     "PREPROCESSING",
@@ -26,9 +42,22 @@ __all__ = [
     "Outcome",
     "State",
     "aggregator",
+    "arc",
+    "bucketing",
+    "bulyan",
+    "centered_clipping",
+    "clip_norm",
+    "clip_to_median_norm",
+    "geometric_median",
+    "krum",
+    "mda",
     "meamed",
     "mean",
     "median",
+    "monna",
+    "multi_krum",
+    "nnm",
+    "pipeline",
     "trimmed_mean",
 ]
 

@@ -30,6 +30,7 @@ Row: TypeAlias = Tensor | Sparse
 State: TypeAlias = dict[str, Tensor]
 Matrix: TypeAlias = NDArray[np.float64]
 Block: TypeAlias = Sequence[NDArray[np.float32]]
+Weigh: TypeAlias = Callable[[Matrix, int], Matrix]
 Reads: TypeAlias = Literal["count", "norms", "gram"]
 
 
@@ -62,7 +63,7 @@ class Mix:
     """
 
     spec: str
-    weigh: Callable[[Matrix, int], Matrix] = field(compare=False, repr=False)
+    weigh: Weigh = field(compare=False, repr=False)
     demand: Demand = field(default=Demand(), compare=False)
     rows: Callable[[int], int] = field(default=lambda k: k, compare=False, repr=False)
     reads: Reads = field(default="gram", compare=False)
@@ -89,3 +90,17 @@ def tolerated(name: str, f: int) -> int:
     if isinstance(f, bool) or not isinstance(f, int) or f < 0:
         raise ConfigError(f"{name} got f={f!r}; f counts attackers: an integer >= 0, not a share of the workers")
     return f
+
+
+def counted(name: str, **numbers: int) -> None:
+    """Raises ConfigError unless each number is an integer >= 1."""
+    for key, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ConfigError(f"{name} got {key}={value!r}; give an integer >= 1")
+
+
+def positive(name: str, **numbers: float) -> None:
+    """Raises ConfigError unless each number is finite and > 0."""
+    for key, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 < value < float("inf"):
+            raise ConfigError(f"{name} got {key}={value!r}; give a finite number > 0")

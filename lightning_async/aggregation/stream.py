@@ -20,7 +20,7 @@ from lightning_async.aggregation.base import Combine, Matrix, Mix, Reads, Row
 from lightning_async.aggregation.blocks import arrays, blocks, length, weighted_sum
 from lightning_async.sparse import Sparse
 
-SAMPLED = 4096
+SAMPLED = 1024
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,12 @@ class Plan:
 
 def reads(mixes: Sequence[Mix]) -> Reads:
     """What the chain needs of G. A norm that is read after rows were averaged needs their products too."""
-    needed = [mix.reads for mix in mixes if mix.reads != "count"]
-    averaged_first = bool(mixes) and mixes[0].reads == "count"
-    if "gram" in needed or (needed and averaged_first):
-        return "gram"
-    return "norms" if needed else "count"
+    needed: Reads = "count"
+    for mix in reversed(mixes):
+        if mix.reads == "gram" or (mix.reads == "count" and needed == "norms"):
+            return "gram"
+        needed = "norms" if mix.reads == "norms" else needed
+    return needed
 
 
 def plan(mixes: Sequence[Mix], gram: Matrix, weights: Sequence[float], seeds: Sequence[int]) -> Plan:
@@ -91,7 +92,7 @@ def sample(rows: Sequence[Row]) -> NDArray[np.float32]:
 def _few_blocks(rows: Sequence[Row]) -> list[NDArray[np.float32]]:
     d = length(rows)
     if any(isinstance(row, Sparse) for row in rows):
-        return [block[:, :: max(1, block.shape[1] * 1 // SAMPLED)].copy() for _, block in blocks(rows)]
+        return [block[:, :: max(1, block.shape[1] // SAMPLED)].copy() for _, block in blocks(rows)]
     step = max(1, d // SAMPLED)
     return [np.stack([row[::step] for row in arrays([r for r in rows if isinstance(r, Tensor)])])]
 

@@ -41,7 +41,8 @@ PINNED = {"capturable": False, "differentiable": False, "fused": None}  # device
 def describe(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, Any]:
     """`optimizer` in plain values; `names` maps id(parameter) to its name. Raises ConfigError when not allowed."""
     cls = type(optimizer).__name__
-    if ALLOWED.get(cls) is not type(optimizer):
+    allowed: object = ALLOWED.get(cls)
+    if allowed is not type(optimizer):
         raise ConfigError(
             f'submit="gradient" lets the server run the optimizer: got {type(optimizer).__module__}.{cls}, '
             f'expected one of torch.optim {", ".join(ALLOWED)}. Use submit="update" for any other'

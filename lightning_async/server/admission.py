@@ -1,0 +1,118 @@
+"""What an update must be before any rule sees it. Each check gives a refusal (reason, detail) or lets it pass.
+
+Order: cheap facts first (digest, sequence, base, staleness), then the bytes. Rule of this file: nothing is written,
+and nothing that a worker claims about itself is believed further than its cap.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_async.codecs import Codec
+from lightning_async.config import RunConfig
+from lightning_async.errors import PayloadError
+from lightning_async.layout import Layout
+from lightning_async.server.members import Member
+from lightning_async.staleness import Policy
+from lightning_async.wire.frames import Frame
+from lightning_async.wire.messages import Push, Reason
+
+CLAIM_FACTOR = 16  # samples count for at most this many times the median of the live workers
+MOST_STEPS = 10**6
+NORM_FACTOR = 1000.0  # an update this many times longer than the median of the last ones is refused
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why not."""
+
+    reason: Reason
+    detail: str
+
+
+def check_place(push: Push, member: Member, version: int, policy: Policy, digest: str) -> Refusal | None:
+    """Whether this push of this worker has a place in the run: layout, sequence, base version, staleness."""
+    if push.digest != digest:
+        return Refusal(Reason.LAYOUT, f"update for layout {push.digest[:40]}; this run has {digest}")
+    if push.seq <= member.last_seq:
+        return Refusal(Reason.SEQUENCE, f"sequence number {push.seq} after {member.last_seq}; send the next one")
+    if push.base < 0 or push.base > version:
+        return Refusal(Reason.FUTURE, f"base version {push.base}; this run is at version {version}")
+    staleness = version - push.base
+    if staleness > policy.bound:
+        return Refusal(Reason.STALE, f"staleness {staleness} versions; the bound is {policy.bound:.0f}")
+    return None
+
+
+def check_claims(push: Push, config: RunConfig, groups: int, tensors: int) -> Refusal | None:
+    """Whether the small numbers of a push are in range and belong to this kind of run."""
+    if not (push.samples >= 1 and 1 <= push.steps <= MOST_STEPS and 0 <= push.group < groups):
+        claim = f"samples={push.samples}, steps={push.steps}, group={push.group}"
+        return Refusal(Reason.PROTOCOL, f"got {claim}; expected samples >= 1, steps >= 1, group < {groups}")
+    present = push.present
+    if config.submit == "update":
+        return Refusal(Reason.CONFIG, "gradients for a run of updates") if present is not None else None
+    ordered = present and all(a < b for a, b in itertools.pairwise(present))
+    if not ordered or not present or present[0] < 0 or present[-1] >= tensors:
+        return Refusal(Reason.PROTOCOL, f"`present` must hold rising tensor indices below {tensors}")
+    return None
+
+
+def decode_update(
+    push: Push, payload: tuple[Frame, ...], codec: Codec, layout: Layout
+) -> tuple[Tensor, Tensor] | Refusal:
+    """The vector and the buffers [b] in a push's payload."""
+    if len(payload) != 2:
+        return Refusal(Reason.LENGTH, f"got {len(payload)} payload frames, expected the update and the buffers")
+    sizes = [entry.size for entry in layout.parameters]
+    d = layout.d if push.present is None else sum(sizes[i] for i in push.present)
+    if len(payload[0]) > codec.max_bytes(d):
+        text = f"{len(payload[0])} bytes for {d} numbers; {codec.spec} takes at most {codec.max_bytes(d)}"
+        return Refusal(Reason.LENGTH, text)
+    if len(payload[1]) not in (0, 4 * layout.b):
+        return Refusal(Reason.LENGTH, f"buffers of {len(payload[1])} bytes; this run has {4 * layout.b}")
+    try:
+        vector = codec.decode(payload[0], d)
+    except PayloadError as error:
+        return Refusal(_reason(codec, payload[0], d), str(error))
+    buffers = read_floats(payload[1])
+    if not bool(torch.isfinite(buffers).all()):
+        return Refusal(Reason.NOT_FINITE, "NaN or infinity in the buffers; this worker's training diverged")
+    return vector, buffers
+
+
+def _reason(codec: Codec, payload: Frame, d: int) -> Reason:
+    """NaN and a wrong length have codes of their own, so that a worker can tell a diverged model from a bad line."""
+    if not codec.lossless:
+        return Reason.PAYLOAD
+    return Reason.LENGTH if len(payload) != 4 * d else Reason.NOT_FINITE
+
+
+def read_floats(payload: Frame) -> Tensor:
+    """float32 numbers as they came; a copy, since small."""
+    return (
+        torch.frombuffer(bytearray(payload), dtype=torch.float32)
+        if len(payload)
+        else torch.empty(0, dtype=torch.float32)
+    )
+
+
+def check_norm(vector: Tensor, recent: list[float]) -> Refusal | float:
+    """The update's norm, or a refusal when it is far outside of what this run has seen."""
+    norm = float(torch.linalg.vector_norm(vector))
+    if len(recent) >= 8 and norm > NORM_FACTOR * (typical := statistics.median(recent)) > 0:
+        return Refusal(
+            Reason.NORM, f"norm {norm:.3g}; the last updates have {typical:.3g}, and {NORM_FACTOR:.0f}x is allowed"
+        )
+    return norm
+
+
+def capped_samples(claimed: int, live: list[Member]) -> int:
+    """The samples that count: at most CLAIM_FACTOR times the median of the live workers' last claims."""
+    seen = [member.last_samples for member in live if member.last_samples]
+    return min(claimed, int(CLAIM_FACTOR * statistics.median(seen))) if len(seen) > 1 else claimed

@@ -1,0 +1,115 @@
+"""The server's brain: (event, now) -> actions. It has no socket, thread, clock, file or random source of its own.
+
+Who decides what: joining (who is in), admission (what an update must be), exchange (parameters and updates), stepping
+(how a version is made), store (what is published), sharing (leases and small things). They share one `Run`. The
+network service, the tests, a simulator and a replay all drive this same object, and the same events at the same
+times give the same run, bit for bit.
+
+A request is answered by `Send` actions, its own answer among them; a Pull may be answered later, when a version
+comes. What a member may ask in which state stands in wire/session.py. A request that is refused changes nothing but
+counters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lightning_async.config import RunConfig
+from lightning_async.server import exchange, joining, report, sharing
+from lightning_async.server.actions import Action, Event, Gone, Received, Stop, Tick
+from lightning_async.server.admission import Refusal
+from lightning_async.server.members import Member
+from lightning_async.server.rules import canonical, rules_of
+from lightning_async.server.run import Run
+from lightning_async.telemetry import events
+from lightning_async.wire import messages as m
+from lightning_async.wire.frames import Envelope
+from lightning_async.wire.messages import Reason
+from lightning_async.wire.session import State, advance
+
+Answer = Callable[[Run, bytes, Member | None, Envelope], m.Reply | Refusal | None]
+ANSWERS: dict[type, Answer] = {
+    m.Hello: joining.hello,
+    m.Leave: joining.leave,
+    m.Init: exchange.init,
+    m.Push: exchange.push,
+    m.Pull: exchange.pull,
+    m.Beat: sharing.beat,
+    m.Lease: sharing.lease,
+    m.Share: sharing.share,
+    m.Fetch: sharing.fetch,
+    m.Load: sharing.load,
+    m.Status: sharing.status,
+}
+
+
+class Coordinator:
+    """One run. Raises ConfigError when `config` names rules that cannot work together."""
+
+    def __init__(self, config: RunConfig, name: str) -> None:
+        config = canonical(config)
+        self.run = Run(config, name, rules_of(config))
+        self._begun = False
+
+    def __repr__(self) -> str:
+        return report.line(self.run)
+
+    def handle(self, event: Event, now: float) -> list[Action]:
+        """Everything that follows from `event` at time `now` (seconds; a clock that goes back counts as standing)."""
+        self._begin(now)
+        match event:
+            case Received():
+                self._receive(event.peer, event.envelope)
+            case Gone():
+                self.run.waiting = [w for w in self.run.waiting if w.peer != event.peer]
+            case Tick():
+                self._tick()
+        return self.run.actions
+
+    def stop(self, why: str, now: float) -> list[Action]:
+        """End the run by hand; workers learn it from their next answer."""
+        self._begin(now)
+        if not self.run.ended:
+            exchange.end(self.run, why)
+        self.run.actions.append(Stop(why))
+        return self.run.actions
+
+    def _begin(self, now: float) -> None:
+        if not self._begun:
+            self.run.started_at, self._begun = now, True
+        self.run.now = max(self.run.now, now)
+        self.run.actions = []
+
+    def _receive(self, peer: bytes, envelope: Envelope) -> None:
+        member = self.run.members.of(peer)
+        state = member.state if member is not None else State.NEW
+        if member is not None:
+            member.seen_at = self.run.now
+        after = advance(state, envelope.message)
+        if isinstance(after, Reason):
+            text = f"{type(envelope.message).__name__} is not allowed to a peer that is {state.value!r}"
+            self._refuse(peer, envelope, Refusal(after, text))
+            return
+        answer = ANSWERS[type(envelope.message)](self.run, peer, member, envelope)
+        if isinstance(answer, Refusal):
+            self._refuse(peer, envelope, answer)
+        elif answer is not None:
+            self.run.send(peer, envelope.id, answer)
+
+    def _refuse(self, peer: bytes, envelope: Envelope, refusal: Refusal) -> None:
+        member = self.run.members.of(peer)
+        if member is None:
+            self.run.refused_strangers += 1
+        else:
+            member.refused[refusal.reason.value] += 1
+        name, reason = member.name if member is not None else "?", refusal.reason.value
+        self.run.emit(events.Refused(time_s=self.run.now, worker=name, reason=reason, detail=refusal.detail))
+        self.run.send(peer, envelope.id, m.Refused(reason=reason, detail=refusal.detail))
+
+    def _tick(self) -> None:
+        patience = self.run.config.patience_s
+        for member in list(self.run.members):
+            if member.alive and self.run.now - member.seen_at > patience:
+                exchange.depart(self.run, member, f"silent for {patience:.0f} s")
+        exchange.step_when_ready(self.run)
+        exchange.answer_pulls(self.run)

@@ -1,0 +1,214 @@
+"""Parameters and updates: Init, Push, Pull, and the step that follows when a quorum is there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from lightning_async.errors import ConfigError, PayloadError
+from lightning_async.layout import difference
+from lightning_async.server import admission
+from lightning_async.server.actions import Limit
+from lightning_async.server.admission import Refusal
+from lightning_async.server.buffer import Slot
+from lightning_async.server.members import Member
+from lightning_async.server.run import Run, Waiting
+from lightning_async.server.stepping import Stepper
+from lightning_async.telemetry import events
+from lightning_async.wire import messages as m
+from lightning_async.wire.frames import Envelope, Frame
+from lightning_async.wire.messages import Reason
+from lightning_async.wire.session import State
+
+
+def init(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m.Ack | Refusal:
+    init = envelope.message
+    assert isinstance(init, m.Init)
+    assert member is not None
+    if run.version >= 0:
+        return run.ack()
+    if member.layout is None or init.digest != member.layout.digest:
+        return Refusal(Reason.LAYOUT, "Init is for another layout than this worker's Hello")
+    try:
+        run.stepper = Stepper(run.config, run.rules, member.layout, init.optimizers, envelope.payload)
+    except (PayloadError, ConfigError) as error:
+        return Refusal(Reason.PAYLOAD, str(error))
+    run.layout = member.layout
+    run.emit(events.Initialised(time_s=run.now, worker=member.name, parameters=run.layout.d, buffers=run.layout.b))
+    run.actions.append(Limit(2**20 + max(run.rules.upload.max_bytes(run.layout.d), 8 * run.layout.d)))
+    start_members(run)
+    return run.ack()
+
+
+def start_members(run: Run) -> None:
+    """Everybody who waits may begin, or learns that its model differs."""
+    assert run.layout is not None
+    for other in list(run.members.workers()):
+        text = difference(run.layout, other.layout) if other.layout is not None else ""
+        other.layout = None
+        if text:
+            waiting = [w for w in run.waiting if w.peer == other.peer]
+            for w in waiting:
+                refused = m.Refused(reason=Reason.LAYOUT.value, detail=f"worker {other.name!r}: {text}")
+                run.send(w.peer, w.id, refused)
+            depart(run, other, "another model")
+        else:
+            other.state = State.READY
+    answer_pulls(run)
+
+
+def pull(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> Refusal | None:
+    pull = envelope.message
+    assert isinstance(pull, m.Pull)
+    if run.version > pull.have or pull.wait_s <= 0 or run.ended:
+        return answer_pull(run, peer, envelope.id, pull.have)
+    until = run.now + min(pull.wait_s, run.config.patience_s / 2)
+    run.waiting = [w for w in run.waiting if w.peer != peer]  # a repeated Pull replaces the first
+    run.waiting.append(Waiting(peer, envelope.id, pull.have, until))
+    return None
+
+
+def answer_pull(run: Run, peer: bytes, request: int, have: int) -> Refusal | None:
+    if run.store is None or run.version < 0:
+        return Refusal(Reason.UNREADY, "no worker has sent the first parameters yet")
+    answer = run.store.answer(have)
+    member = run.members.of(peer)
+    included = member.included if member is not None else 0
+    params = m.Params(
+        form=answer.form,
+        version=run.version,
+        base=answer.base,
+        included=included,
+        digest=answer.digest,
+        stop=bool(run.ended),
+    )
+    run.send(peer, request, params, answer.payload)
+    return None
+
+
+def answer_pulls(run: Run) -> None:
+    waiting, run.waiting = run.waiting, []
+    for w in waiting:
+        if run.version > w.have or w.until <= run.now or run.ended:
+            refusal = answer_pull(run, w.peer, w.id, w.have)
+            if refusal is not None:
+                run.send(w.peer, w.id, m.Refused(reason=refusal.reason.value, detail=refusal.detail))
+        else:
+            run.waiting.append(w)
+
+
+def push(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m.Receipt:
+    push = envelope.message
+    assert isinstance(push, m.Push)
+    assert member is not None
+    kept = member.receipts.get(push.seq)
+    if kept is not None:
+        return replace(kept, stop=bool(run.ended))
+    receipt = accept(run, member, push, envelope.payload)
+    member.last_seq = max(member.last_seq, push.seq)
+    member.keep(receipt)
+    step_when_ready(run)
+    return replace(receipt, stop=bool(run.ended))
+
+
+def accept(run: Run, member: Member, push: m.Push, payload: tuple[Frame, ...]) -> m.Receipt:
+    assert run.stepper is not None
+    staleness = run.version - push.base
+    slot = read_update(run, member, push, payload)
+    if isinstance(slot, Refusal):
+        reason, detail = slot.reason.value, slot.detail
+        member.refused[reason] += 1
+        run.emit(events.Refused(time_s=run.now, worker=member.name, reason=reason, detail=detail))
+        return m.Receipt(
+            seq=push.seq, accepted=False, version=run.version, staleness=staleness, reason=reason, detail=detail
+        )
+    count(run, member, push, staleness)
+    run.stepper.add(push.group, slot)
+    return m.Receipt(seq=push.seq, accepted=True, version=run.version, staleness=staleness)
+
+
+def read_update(run: Run, member: Member, push: m.Push, payload: tuple[Frame, ...]) -> Slot | Refusal:
+    assert run.stepper is not None
+    assert run.layout is not None
+    if run.ended:
+        return Refusal(Reason.STOPPING, f"the run has ended: {run.ended}")
+    refusal = admission.check_place(push, member, run.version, run.rules.policy, run.layout.digest)
+    refusal = refusal or admission.check_claims(push, run.config, run.stepper.groups, len(run.layout.parameters))
+    if refusal is not None:
+        return refusal
+    decoded = admission.decode_update(push, payload, run.rules.upload, run.layout)
+    if isinstance(decoded, Refusal):
+        return decoded
+    norm = run.stepper.check_norm(push.group, decoded[0])
+    if isinstance(norm, Refusal):
+        return norm
+    samples = admission.capped_samples(push.samples, run.members.workers())
+    present = tuple(push.present) if push.present is not None else None
+    return Slot(member.name, *decoded, present, push.base, push.seq, samples, push.steps)
+
+
+def count(run: Run, member: Member, push: m.Push, staleness: int) -> None:
+    member.accepted += 1
+    member.steps += push.steps
+    member.samples += push.samples
+    member.last_samples, member.loss = push.samples, push.loss
+    member.staleness.add(staleness)
+    member.round_s = member.round_s.after(push.round_s)
+    if push.hyper:
+        member.hyper[push.group] = push.hyper
+    run.staleness.add(staleness)
+    run.steps_total += push.steps
+    run.emit(
+        events.Accepted(
+            time_s=run.now,
+            worker=member.name,
+            seq=push.seq,
+            staleness=staleness,
+            steps=push.steps,
+            samples=push.samples,
+            round_s=push.round_s,
+            loss=push.loss,
+        )
+    )
+
+
+def step_when_ready(run: Run) -> None:
+    if run.stepper is None:
+        return
+    live = run.members.workers()
+    for group in range(run.stepper.groups):
+        made = run.stepper.step(group, live, run.now)
+        if made is not None:
+            stepped(run, made)
+    if run.config.total_steps is not None and run.steps_total >= run.config.total_steps and not run.ended:
+        end(run, f"{run.steps_total} of {run.config.total_steps} steps are in")
+
+
+def stepped(run: Run, slots: list[Slot]) -> None:
+    for slot in slots:
+        member = run.members.named(slot.worker)
+        if member is not None:
+            member.included = max(member.included, slot.seq)
+    run.emit(
+        events.Stepped(
+            time_s=run.now,
+            version=run.version,
+            workers=tuple(slot.worker for slot in slots),
+            staleness=tuple(run.version - 1 - slot.base for slot in slots),
+            steps_total=run.steps_total,
+        )
+    )
+    answer_pulls(run)
+
+
+def end(run: Run, why: str) -> None:
+    run.ended = why
+    run.emit(events.Ended(time_s=run.now, why=why))
+    answer_pulls(run)
+
+
+def depart(run: Run, member: Member, why: str) -> None:
+    """A member goes; what it pushed stays, and a quorum of all may be complete without it."""
+    run.members.leave(member)
+    run.waiting = [w for w in run.waiting if w.peer != member.peer]
+    run.emit(events.Left(time_s=run.now, worker=member.name, why=why))
+    step_when_ready(run)

@@ -1,0 +1,105 @@
+"""Who comes in and who goes: Hello, Leave, silence."""
+
+from __future__ import annotations
+
+from lightning_async.config import contradictions
+from lightning_async.errors import PayloadError
+from lightning_async.layout import Layout, difference, read_manifest
+from lightning_async.server.admission import Refusal
+from lightning_async.server.exchange import depart
+from lightning_async.server.members import Member
+from lightning_async.server.run import Run
+from lightning_async.telemetry import events
+from lightning_async.wire import messages as m
+from lightning_async.wire.frames import Envelope
+from lightning_async.wire.messages import Reason
+from lightning_async.wire.session import State
+
+INIT_PATIENCE_S = 10.0  # how long the run waits for a rank 0 before it asks anybody for the first parameters
+MOST_MEMBERS = 10_000
+
+
+def hello(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m.Welcome | Refusal:
+    hello = envelope.message
+    assert isinstance(hello, m.Hello)
+    layout = admit(run, hello)
+    if isinstance(layout, Refusal):
+        return layout
+    known = run.members.named(hello.worker)
+    again = known is not None and known.alive and known.instance == hello.instance
+    if member is not None and member is not known:
+        run.members.leave(member)
+    entered = run.members.enter(hello, peer, run.now)
+    entered.layout = layout if run.layout is None else None
+    asked = asks_for_parameters(run, entered)
+    entered.state = state_of(run, entered, asked)
+    run.emit(events.Joined(time_s=run.now, worker=entered.name, again=again))
+    return m.Welcome(
+        run=run.name,
+        version=run.version,
+        last_seq=entered.last_seq,
+        config=run.config.as_dict(),
+        initialise=asked,
+        workers=max(run.config.workers, len(run.members.workers())),
+        beat_s=run.config.beat_s,
+    )
+
+
+def admit(run: Run, hello: m.Hello) -> Layout | Refusal | None:
+    """The layout in a Hello that may come in (None for an observer)."""
+    if run.ended:
+        return Refusal(Reason.STOPPING, f"the run has ended: {run.ended}")
+    if hello.role not in ("worker", "observer") or not 0 < len(hello.worker) <= 200:
+        return Refusal(Reason.ROLE, f"got role {hello.role[:40]!r}; expected worker or observer, with a name")
+    known = run.members.named(hello.worker)
+    if known is not None and known.alive and known.instance != hello.instance:
+        return Refusal(
+            Reason.NAME,
+            f"a live worker is called {hello.worker!r}; choose another name, or wait {run.config.patience_s:.0f} s "
+            "if it has died",
+        )
+    if known is None and sum(1 for _ in run.members) >= MOST_MEMBERS:
+        return Refusal(Reason.LIMIT, f"this run has seen {MOST_MEMBERS} workers and takes no new names")
+    differing = contradictions(run.config, hello.claims)
+    if differing:
+        return Refusal(Reason.CONFIG, "; ".join(differing) + ". Leave the arguments out, or give the run's")
+    return None if hello.role == "observer" else read_layout(run, hello)
+
+
+def read_layout(run: Run, hello: m.Hello) -> Layout | Refusal:
+    try:
+        layout = read_manifest(hello.tensors)
+    except PayloadError as error:
+        return Refusal(Reason.LAYOUT, str(error))
+    if run.layout is not None and (text := difference(run.layout, layout)):
+        return Refusal(Reason.LAYOUT, f"worker {hello.worker!r}: {text}. Start both from the same model code")
+    return layout if hello.digest == layout.digest else Refusal(Reason.LAYOUT, "digest and tensors do not agree")
+
+
+def state_of(run: Run, member: Member, asked: bool) -> State:
+    if member.role == "observer":
+        return State.OBSERVER
+    if run.version >= 0:
+        return State.READY
+    return State.INITIALISING if asked else State.JOINED
+
+
+def asks_for_parameters(run: Run, member: Member) -> bool:
+    """Whether `member` is to send the first parameters: a rank 0 at once, anybody once none has come in time."""
+    if run.version >= 0 or member.role != "worker":
+        return False
+    chosen = run.members.named(run.initialiser) if run.initialiser else None
+    if chosen is not None and chosen is not member and chosen.alive:
+        return False
+    if member.rank != 0 and run.now - run.started_at < INIT_PATIENCE_S:
+        return False
+    run.initialiser = member.name
+    return True
+
+
+def leave(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m.Ack:
+    leave = envelope.message
+    assert isinstance(leave, m.Leave)
+    if member is not None:
+        depart(run, member, leave.why[:200] or "left")
+    return run.ack()

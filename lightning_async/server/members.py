@@ -1,0 +1,107 @@
+"""Who is in the run: one Member per worker name, kept after it left so that its sequence numbers survive.
+
+A member is a name plus the process that bears it now (`instance`) plus the connection it speaks through (`peer`). A
+name whose process is alive cannot be taken; a name whose process has gone silent can.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from lightning_async.layout import Layout
+from lightning_async.telemetry import Ewma, Histogram
+from lightning_async.wire.messages import Hello, Receipt
+from lightning_async.wire.session import State
+
+RECEIPTS_KEPT = 8
+
+
+@dataclass
+class Member:
+    """One worker or observer, as the server sees it. Times are the coordinator's clock, seconds."""
+
+    name: str
+    instance: str
+    role: str
+    group: str
+    rank: int
+    peer: bytes
+    digest: str
+    joined_at: float
+    seen_at: float
+    layout: Layout | None = None  # only until the run has one
+    state: State = State.NEW
+    host: dict[str, Any] = field(default_factory=dict)
+    last_seq: int = 0
+    included: int = 0  # last sequence number that the current version contains
+    receipts: OrderedDict[int, Receipt] = field(default_factory=OrderedDict)
+    accepted: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    steps: int = 0
+    samples: int = 0
+    last_samples: int = 0
+    staleness: Histogram = field(default_factory=Histogram)
+    round_s: Ewma = field(default_factory=Ewma)
+    loss: float | None = None
+    hyper: dict[int, list[Any]] = field(default_factory=dict)
+    sent_bytes: int = 0  # as the worker counts at its own socket
+    received_bytes: int = 0
+
+    @property
+    def alive(self) -> bool:
+        return self.state not in (State.NEW, State.GONE)
+
+    @property
+    def counts(self) -> bool:
+        """Whether a quorum waits for it."""
+        return self.alive and self.role == "worker"
+
+    def keep(self, receipt: Receipt) -> None:
+        self.receipts[receipt.seq] = receipt
+        while len(self.receipts) > RECEIPTS_KEPT:
+            self.receipts.popitem(last=False)
+
+
+class Members:
+    """All members by name, and the live ones by peer."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, Member] = {}
+        self._by_peer: dict[bytes, Member] = {}
+
+    def __iter__(self) -> Iterator[Member]:
+        return iter(self._by_name.values())
+
+    def of(self, peer: bytes) -> Member | None:
+        return self._by_peer.get(peer)
+
+    def named(self, name: str) -> Member | None:
+        return self._by_name.get(name)
+
+    def workers(self) -> list[Member]:
+        """The live workers."""
+        return [member for member in self if member.counts]
+
+    def enter(self, hello: Hello, peer: bytes, now: float) -> Member:
+        """The member that `hello` makes or brings back; its numbers continue where they were."""
+        member = self._by_name.get(hello.worker)
+        if member is None:
+            member = Member(
+                hello.worker, hello.instance, hello.role, hello.group, hello.rank, peer, hello.digest, now, now
+            )
+            self._by_name[hello.worker] = member
+        self._by_peer.pop(member.peer, None)
+        if member.instance != hello.instance:
+            member.receipts.clear()
+        member.instance, member.role, member.group, member.rank = hello.instance, hello.role, hello.group, hello.rank
+        member.peer, member.digest, member.seen_at, member.host = peer, hello.digest, now, hello.host
+        self._by_peer[peer] = member
+        return member
+
+    def leave(self, member: Member) -> None:
+        """It goes; its numbers and its updates stay."""
+        member.state = State.GONE
+        self._by_peer.pop(member.peer, None)

@@ -1,0 +1,123 @@
+"""The loop that owns the socket, the clock and the sinks, and performs what the coordinator decides.
+
+One thread. It takes a message, gives it to the coordinator, sends what follows; now and then it tells the coordinator
+the time. Bytes that are no message, a peer that has gone, a full queue and a bug in a handler each concern one peer
+and never stop the loop.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+from lightning_async.server.actions import Action, Emit, Event, Gone, Limit, Received, Send, Stop, Tick
+from lightning_async.server.coordinator import Coordinator
+from lightning_async.telemetry import Sink
+from lightning_async.transport.base import Listener
+from lightning_async.wire.frames import Envelope, FrameError, VersionError, pack, unpack
+from lightning_async.wire.messages import Reason, Refused
+
+TICK_S = 0.1
+GOODBYE_S = 5.0  # how long workers have to hear that the run is over
+log = logging.getLogger(__name__)
+
+
+class Service:
+    """A running server over one listener.
+
+    Args:
+        coordinator: the run.
+        listener: closed by `close`.
+        sinks: told every event.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        listener: Listener,
+        sinks: Iterable[Sink] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.coordinator, self._listener, self._sinks, self._clock = coordinator, listener, tuple(sinks), clock
+        self._next_tick = 0.0
+        self._stopped = False
+        self.damaged = 0  # messages that could not be read
+
+    @property
+    def address(self) -> str:
+        """Where workers dial."""
+        return self._listener.address
+
+    def serve(self, go_on: Callable[[], str]) -> None:
+        """Serve until `go_on()` gives a reason to stop (empty: none yet), say so to the workers, and return.
+
+        It is asked about ten times a second. Workers get GOODBYE_S seconds to leave after that.
+        """
+        while not (why := go_on()) and not self._stopped:
+            self.turn()
+        self._perform(self.coordinator.stop(why or "stopped", self._clock()))
+        deadline = self._clock() + GOODBYE_S
+        while self.coordinator.run.members.workers() and self._clock() < deadline:
+            self.turn()
+
+    def turn(self) -> None:
+        """One message or one tick, whichever comes first; blocks for TICK_S at most."""
+        got = self._listener.receive(max(0.0, min(TICK_S, self._next_tick - self._clock())))
+        if got is not None:
+            self._take(*got)
+        if self._clock() >= self._next_tick:
+            self._next_tick = self._clock() + TICK_S
+            self._handle(Tick())
+
+    def wake(self) -> None:
+        """Make a waiting `turn` return; may be called from any thread."""
+        self._listener.wake()
+
+    def close(self) -> None:
+        """Free the port and the sinks. Idempotent."""
+        self._listener.close()
+        for sink in self._sinks:
+            sink.close()
+
+    def _take(self, peer: bytes, frames: Sequence[memoryview]) -> None:
+        try:
+            envelope = unpack(frames)
+        except FrameError as error:
+            self._answer_damaged(peer, error)
+            return
+        try:
+            self._handle(Received(peer, envelope))
+        except Exception:
+            log.exception("a handler failed on %s; the run goes on", type(envelope.message).__name__)
+            self._answer(peer, envelope.id, Reason.INTERNAL, "the server failed on this request; its log says why")
+
+    def _answer_damaged(self, peer: bytes, error: FrameError) -> None:
+        self.damaged += 1
+        level = logging.WARNING if self.damaged & (self.damaged - 1) == 0 else logging.DEBUG  # 1st, 2nd, 4th, 8th ...
+        log.log(level, "message %d that could not be read: %s", self.damaged, error)
+        if error.request:
+            reason = Reason.VERSION if isinstance(error, VersionError) else Reason.PROTOCOL
+            self._answer(peer, error.request, reason, str(error))
+
+    def _answer(self, peer: bytes, request: int, reason: Reason, detail: str) -> None:
+        self._listener.send(peer, pack(Envelope(request, Refused(reason=reason.value, detail=detail))))
+
+    def _handle(self, event: Event) -> None:
+        self._perform(self.coordinator.handle(event, self._clock()))
+
+    def _perform(self, actions: Sequence[Action]) -> None:
+        for action in actions:
+            match action:
+                case Send(peer, envelope):
+                    if not self._listener.send(peer, pack(envelope)):
+                        self._handle(Gone(peer))
+                case Emit(event):
+                    log.debug("%s", event)
+                    for sink in self._sinks:
+                        sink.write(event)
+                case Limit(largest):
+                    self._listener.limit(largest)
+                case Stop():
+                    self._stopped = True

@@ -1,0 +1,78 @@
+"""Small requests: Beat, Lease, Share, Fetch, Load, Status."""
+
+from __future__ import annotations
+
+from lightning_async.errors import PayloadError
+from lightning_async.scheduling import Stream
+from lightning_async.server import report
+from lightning_async.server.admission import Refusal
+from lightning_async.server.members import Member
+from lightning_async.server.run import Run
+from lightning_async.wire import messages as m
+from lightning_async.wire.frames import Envelope
+from lightning_async.wire.messages import Reason
+from lightning_async.wire.tensors import pack_tensors, unpack_tensors
+
+MOST_KEYS, LONGEST_VALUE = 1024, 65536
+MOST_STREAMS, MOST_SAMPLES = 16, 10**7
+
+
+def beat(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m.Ack:
+    beat = envelope.message
+    assert isinstance(beat, m.Beat)
+    if member is not None:
+        member.sent_bytes, member.received_bytes = beat.sent_bytes, beat.received_bytes
+    return run.ack()
+
+
+def lease(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m.Ranges | Refusal:
+    lease = envelope.message
+    assert isinstance(lease, m.Lease)
+    if not (lease.length > 0 and 0 < lease.count <= MOST_SAMPLES):
+        return Refusal(Reason.LIMIT, f"a lease of {lease.count} samples; 1 to {MOST_SAMPLES} are given")
+    stream = run.streams.get(lease.stream)
+    if stream is None and len(run.streams) >= MOST_STREAMS:
+        return Refusal(Reason.LIMIT, f"more than {MOST_STREAMS} data streams in one run")
+    stream = stream or Stream(lease.length)
+    if stream.length != lease.length:
+        return Refusal(
+            Reason.DATASET,
+            f"a data set of {lease.length} samples; this run shares one of {stream.length}. "
+            'Give every worker the same data, or data="own" to train on its own',
+        )
+    ranges, run.streams[lease.stream] = stream.take(lease.count)
+    return m.Ranges(ranges=[list(r) for r in ranges], seed=run.config.seed)
+
+
+def share(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m.Shared | Refusal:
+    share = envelope.message
+    assert isinstance(share, m.Share)
+    if share.value is not None and share.key not in run.shared:
+        if len(run.shared) >= MOST_KEYS or len(share.value) > LONGEST_VALUE:
+            return Refusal(Reason.LIMIT, f"at most {MOST_KEYS} shared values of {LONGEST_VALUE} characters")
+        run.shared[share.key] = share.value
+    return m.Shared(key=share.key, value=run.shared.get(share.key))
+
+
+def fetch(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> Refusal | None:
+    if run.stepper is None:
+        return Refusal(Reason.UNREADY, "no worker has sent the first parameters yet")
+    fields, payload = pack_tensors(run.stepper.state())
+    run.send(peer, envelope.id, m.Moments(version=run.version, **fields), payload)
+    return None
+
+
+def load(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m.Ack | Refusal:
+    load = envelope.message
+    assert isinstance(load, m.Load)
+    if member is None or member.name != run.initialiser or run.version != 0 or run.stepper is None:
+        return Refusal(Reason.UNREADY, "an outer state is taken only from who began the run, before its first step")
+    try:
+        run.stepper.load(unpack_tensors(load.keys, load.shapes, load.dtypes, envelope.payload))
+    except PayloadError as error:
+        return Refusal(Reason.PAYLOAD, str(error))
+    return run.ack()
+
+
+def status(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m.Report:
+    return m.Report(state=report.state(run, run.now))

@@ -1,0 +1,172 @@
+"""How updates become the next version: quorum -> aggregator -> outer optimizer -> publish.
+
+Update mode has one group of slots and the configured outer optimizer. Gradient mode has a group per optimizer of the
+user's, whose torch optimizer steps over views of the true parameters. Float buffers travel as values: the version's
+buffers move towards the mean of those that came, by the share of the live workers that sent them, so that a variance
+stays a variance and a single worker's statistics are taken as they are.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_async.config import RunConfig
+from lightning_async.errors import PayloadError
+from lightning_async.layout import Layout
+from lightning_async.outer import TorchOuter
+from lightning_async.server.admission import Refusal, check_norm, read_floats
+from lightning_async.server.buffer import Buffer, Slot, union
+from lightning_async.server.members import Member
+from lightning_async.server.rules import Rules
+from lightning_async.server.store import Store
+from lightning_async.wire.frames import Frame
+
+NORMS_KEPT = 32
+
+
+class Stepper:
+    """The parameters of a run and everything that moves them.
+
+    Args:
+        optimizers: in gradient mode the records of `outer.describe`, one a group; ignored in update mode.
+        payload: first parameters float32 [d] and buffers float32 [b]. PayloadError when they do not fit.
+    """
+
+    def __init__(
+        self, config: RunConfig, rules: Rules, layout: Layout, optimizers: Sequence[Any], payload: Sequence[Frame]
+    ) -> None:
+        self._config, self._rules = config, rules
+        self._sizes = [entry.size for entry in layout.parameters]
+        self.store = Store(layout, rules.download)
+        self.store.start(*_first_parameters(payload, layout))
+        self._torch = self._torch_outers(optimizers) if config.submit == "gradient" else []
+        self._outer_state = rules.outer.init(layout.d) if config.submit == "update" else {}
+        self._aggregator_state: dict[int, dict[str, Tensor]] = {}
+        self.waiting = [Buffer() for _ in range(self.groups)]
+        self._norms: list[deque[float]] = [deque(maxlen=NORMS_KEPT) for _ in range(self.groups)]
+
+    @property
+    def groups(self) -> int:
+        """Independent streams of updates: 1, or in gradient mode the user's optimizers."""
+        return len(self._torch) if self._config.submit == "gradient" else 1
+
+    def _torch_outers(self, records: Sequence[Any]) -> list[TorchOuter]:
+        views = {
+            entry.name: self.store.parameters[entry.range].view(entry.shape) for entry in self.store.layout.parameters
+        }
+        outers = [TorchOuter(record, views) for record in records]
+        names = [name for outer in outers for name in outer.names]
+        if not outers or len(names) != len(set(names)):
+            raise PayloadError(f"gradient mode needs optimizers that share no tensor; got {len(outers)}")
+        return outers
+
+    def check_norm(self, group: int, vector: Tensor) -> Refusal | None:
+        """Refuse an update that is far longer than the last ones of its group; remember its norm otherwise."""
+        norm = check_norm(vector, list(self._norms[group]))
+        if isinstance(norm, Refusal):
+            return norm
+        self._norms[group].append(norm)
+        return None
+
+    def add(self, group: int, slot: Slot) -> None:
+        """Let an accepted update wait in its worker's slot."""
+        self.waiting[group].add(slot, self._sizes)
+
+    def need(self, live: Sequence[Member]) -> int:
+        """Distinct workers that make a step."""
+        asked = len(live) if self._config.quorum == "all" else self._config.quorum
+        return max(1, asked, self._rules.aggregator.smallest)
+
+    def step(self, group: int, live: Sequence[Member], now: float) -> list[Slot] | None:
+        """Make the next version when the group's quorum and grace allow it; the slots that are in it, else None."""
+        if not self._ready(self.waiting[group], live, now):
+            return None
+        slots = self.waiting[group].take()
+        present, rows = union(slots, self._sizes)
+        vector, scale = self._aggregate(group, slots, rows)
+        if self._config.submit == "gradient":
+            gradients = self._named(vector.mul(scale) if scale != 1.0 else vector, present)
+            hyper = [member.hyper[group] for member in live if group in member.hyper]
+            self.store.advance(lambda parameters: self._torch[group].step(gradients, hyper))
+        else:
+            self.store.advance(lambda parameters: self._outer(parameters, vector, scale))
+        self._mix_buffers(slots, len(live))
+        return slots
+
+    def _ready(self, waiting: Buffer, live: Sequence[Member], now: float) -> bool:
+        here = {slot.worker for slot in waiting}
+        everybody = all(member.name in here for member in live)
+        if len(here) < self.need(live) or (self._config.quorum == "all" and not everybody):
+            return False
+        waiting.complete_at = now if waiting.complete_at is None else waiting.complete_at
+        return everybody or now - waiting.complete_at >= self._config.grace_s
+
+    def _aggregate(self, group: int, slots: Sequence[Slot], rows: Sequence[Tensor]) -> tuple[Tensor, float]:
+        """The aggregate and the factor by which staleness shrinks the step: the weighted mean of the slots' weights."""
+        rule = self._rules.aggregator
+        aged = [self._rules.weight.of(self.store.version - slot.base) for slot in slots]
+        shares = [1.0] * len(slots) if rule.robust else [float(slot.samples) for slot in slots]
+        state = self._aggregator_state.get(group)
+        outcome = rule.apply(
+            rows,
+            [share * age for share, age in zip(shares, aged, strict=True)],
+            rule.init(rows[0].numel()) if state is None else state,
+        )
+        self._aggregator_state[group] = outcome.state
+        used = [share * use for share, use in zip(shares, outcome.influence, strict=True)] if rule.robust else shares
+        return outcome.vector, _mean(aged, used)
+
+    def _outer(self, parameters: Tensor, vector: Tensor, scale: float) -> None:
+        self._outer_state = self._rules.outer.step(parameters, vector, scale, self._outer_state)
+
+    def _named(self, vector: Tensor, present: Sequence[int]) -> dict[str, Tensor]:
+        entries = [self.store.layout.parameters[i] for i in present]
+        parts = torch.split(vector, [entry.size for entry in entries])
+        return {entry.name: part.view(entry.shape) for entry, part in zip(entries, parts, strict=True)}
+
+    def _mix_buffers(self, slots: Sequence[Slot], live: int) -> None:
+        sent = [slot.buffers for slot in slots if slot.buffers.numel()]
+        if not sent:
+            return
+        stack = torch.stack(sent)
+        middle = stack.median(dim=0).values if self._rules.aggregator.robust else stack.mean(dim=0)
+        share = min(1.0, len(sent) / max(1, live))
+        self.store.buffers = middle if share == 1.0 else torch.lerp(self.store.buffers, middle, share)
+
+    def state(self) -> dict[str, Tensor]:
+        """The optimizer state by name, for a checkpoint."""
+        own = {f"outer/{key}": value for key, value in self._outer_state.items()}
+        return own | {
+            f"{i}/{path}": value for i, outer in enumerate(self._torch) for path, value in outer.state().items()
+        }
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Put back what `state` gave. Raises PayloadError for what does not fit; nothing is changed then."""
+        for index, outer in enumerate(self._torch):
+            outer.load({path.removeprefix(f"{index}/"): v for path, v in state.items() if path.startswith(f"{index}/")})
+        for path, value in state.items():
+            key = path.removeprefix("outer/")
+            if key in self._outer_state and value.shape == self._outer_state[key].shape:
+                self._outer_state[key] = value.clone()
+
+
+def _mean(values: Sequence[float], weights: Sequence[float]) -> float:
+    total = sum(weights)
+    if all(value == 1.0 for value in values) or not total:
+        return 1.0
+    return sum(v * w for v, w in zip(values, weights, strict=True)) / total
+
+
+def _first_parameters(payload: Sequence[Frame], layout: Layout) -> tuple[Tensor, Tensor]:
+    if len(payload) != 2 or len(payload[0]) != 4 * layout.d or len(payload[1]) != 4 * layout.b:
+        got = [len(frame) for frame in payload]
+        raise PayloadError(f"first parameters of {got} bytes; this layout takes {[4 * layout.d, 4 * layout.b]}")
+    parameters, buffers = read_floats(payload[0]), read_floats(payload[1])
+    if not bool(torch.isfinite(parameters).all()):
+        raise PayloadError("NaN or infinity in the first parameters; look at the model's initialisation")
+    return parameters, buffers

@@ -1,0 +1,111 @@
+"""The parameters of a run: the true ones, the published ones, and the chain of deltas between published versions.
+
+The idea (DESIGN, idea 5): at each version the server encodes true - published once, adds what it encoded to the
+published vector, and keeps the payload. A worker that holds published version v and applies the deltas after v
+holds exactly the newest published vector, bit for bit, because both sides add the same decoded numbers. What a lossy
+codec left out stays in true - published and goes out later. A lossless codec needs no second vector: published is
+true, and since one full vector costs what one delta costs, the answer is always the snapshot.
+
+Rule of this file: a vector that was given out is never written again; it may still be on its way through a socket.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_async.codecs import Codec, Payload, State
+from lightning_async.layout import Layout
+from lightning_async.wire.checksum import checksum
+
+DIGEST_EVERY = 16  # versions
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Parameters for one worker, in the words of `messages.Params`."""
+
+    form: str
+    base: int
+    digest: int
+    payload: tuple[Payload, ...]
+
+
+class Store:
+    """Parameters [d] and buffers [b] of one layout. Version 0 is what `start` was given."""
+
+    def __init__(self, layout: Layout, codec: Codec) -> None:
+        self.layout = layout
+        self.version = -1
+        self.parameters = torch.empty(0, dtype=torch.float32)
+        self.buffers = torch.empty(0, dtype=torch.float32)
+        self._codec = codec
+        self._codec_state: State = {}
+        self._published = self.parameters
+        self._given: Tensor | None = None  # the snapshot of this version, once somebody asked for it
+        self._deltas: deque[tuple[int, Payload]] = deque()
+        self._digest = -1
+
+    def start(self, parameters: Tensor, buffers: Tensor, version: int = 0) -> None:
+        """Begin with `parameters` [d] and `buffers` [b], which are copied."""
+        self.parameters, self.buffers = parameters.clone(), buffers.clone()
+        self._published = self.parameters if self._codec.lossless else parameters.clone()
+        self._codec_state = self._codec.init(self.layout.d)
+        self._given, self.version, self._digest = None, version, -1
+        self._deltas.clear()
+
+    def advance(self, step: Callable[[Tensor], None]) -> None:
+        """Let `step` move the true parameters in place, then publish the next version."""
+        step(self.parameters)
+        self.version += 1
+        self._given = None
+        if not self._codec.lossless:
+            self._publish_delta()
+
+    def _publish_delta(self) -> None:
+        delta = self.parameters - self._published
+        payload, self._codec_state = self._codec.encode(delta, self._codec_state)
+        payload = bytes(payload)
+        self._published.add_(self._codec.decode(payload, self.layout.d))
+        self._deltas.append((self.version, payload))
+        while self._deltas and self._chain_bytes() > self._snapshot_bytes:
+            self._deltas.popleft()
+        self._digest = vector_digest(self._published) if self.version % DIGEST_EVERY == 0 else -1
+
+    @property
+    def _snapshot_bytes(self) -> int:
+        return 4 * self.layout.d
+
+    def _chain_bytes(self) -> int:
+        return sum(len(payload) for _, payload in self._deltas)
+
+    @property
+    def published(self) -> Tensor:
+        """The newest published parameters [d]; read only, never written again."""
+        if self._given is None:
+            self._given = self._published.clone()
+        return self._given
+
+    def answer(self, have: int) -> Answer:
+        """What a worker that holds published version `have` (-1: none) needs: nothing, deltas, or the snapshot."""
+        if have == self.version:
+            return Answer("unchanged", have, -1, ())
+        chain = tuple(payload for version, payload in self._deltas if version > have >= 0)
+        buffers = (vector_bytes(self.buffers.clone()),)
+        if chain and len(chain) == self.version - have and sum(map(len, chain)) < self._snapshot_bytes:
+            return Answer("deltas", have, self._digest, (*chain, *buffers))
+        return Answer("snapshot", -1, -1, (vector_bytes(self.published), *buffers))
+
+
+def vector_bytes(vector: Tensor) -> memoryview:
+    """The bytes of a contiguous CPU vector, as a view that keeps its memory alive."""
+    return vector.detach().numpy().data.cast("B") if vector.numel() else memoryview(b"")
+
+
+def vector_digest(vector: Tensor) -> int:
+    """The checksum of a float32 vector's bytes (docs/protocol.md, section 6): equal vectors, equal digests."""
+    return checksum(vector_bytes(vector))

@@ -14,6 +14,7 @@ The rules of the family, held by tests/contracts/test_codecs.py over the whole t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -41,7 +42,7 @@ class Codec:
     encode: Callable[[Tensor, State], tuple[Payload, State]] = field(compare=False, repr=False)
     """encode(vector, state): float32 [d] -> (payload, next state). ConfigError on NaN, infinity or another dtype."""
     decode: Callable[[Payload, int], Tensor] = field(compare=False, repr=False)
-    """decode(payload, d): float32 [d] on the CPU, to be read only (it may be a view of the payload), or PayloadError."""
+    """decode(payload, d): float32 [d] on the CPU, to be read only (it may view the payload), or PayloadError."""
     max_bytes: Callable[[int], int] = field(compare=False, repr=False)
     """max_bytes(d): no payload of a vector of length d is longer; a receiver may refuse longer ones unread."""
     decode_sparse: Callable[[Payload, int], Sparse] | None = field(default=None, compare=False, repr=False)
@@ -69,12 +70,17 @@ def stateless(d: int) -> State:
     return {}
 
 
-def checked(vector: Tensor) -> Tensor:
-    """`vector`, detached, once it is known to be a finite contiguous float32 [d]; ConfigError otherwise."""
+def check_form(vector: Tensor) -> Tensor:
+    """`vector`, detached, once it is known to be a contiguous float32 [d]; ConfigError otherwise."""
     if vector.dtype != torch.float32 or vector.dim() != 1 or not vector.is_contiguous():
         got = f"{str(vector.dtype).removeprefix('torch.')} {tuple(vector.shape)}"
         raise ConfigError(f"a codec got {got}, expected a contiguous float32 vector; flatten the model's layout first")
-    vector = vector.detach()
+    return vector.detach()
+
+
+def checked(vector: Tensor) -> Tensor:
+    """As `check_form`, and every element is known to be finite."""
+    vector = check_form(vector)
     if not finite(vector):
         raise ConfigError("a codec got NaN or infinity, expected finite numbers; drop this update and look at the loss")
     return vector
@@ -82,7 +88,7 @@ def checked(vector: Tensor) -> Tensor:
 
 def finite(vector: Tensor) -> bool:
     """True when no element is NaN or infinite; one read pass, no copy."""
-    if vector.numel() == 0:
+    if vector.numel() == 0 or math.isfinite(float(vector.sum())):
         return True
     low, high = torch.aminmax(vector)
-    return bool(torch.isfinite(low) & torch.isfinite(high))
+    return math.isfinite(float(low)) and math.isfinite(float(high))

@@ -7,11 +7,14 @@ from collections.abc import Callable
 from lightning_async import spec
 from lightning_async.codecs.base import Codec
 from lightning_async.codecs.dense import bf16, fp16, none
+from lightning_async.codecs.integers import int4, int8
 
 CODECS: dict[str, Callable[..., Codec]] = {
     "none": none,
     "fp16": fp16,
     "bf16": bf16,
+    "int8": int8,
+    "int4": int4,
 }
 
 

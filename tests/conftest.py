@@ -1,0 +1,130 @@
+"""What holds for every test: one torch thread, and nothing left behind.
+
+A test that ends with a thread, a socket or another file descriptor, a child process or an environment variable that it
+did not find fails. What is being shut down gets a moment; what a fixture of a wider scope holds was there before.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+GRACE_S = 3.0  # for threads and sockets that are on their way out
+PROC = Path("/proc/self")
+OF_LIBRARIES = ("PYTEST_", "KMP_", "OMP_", "TORCH", "CUDA_", "NUMBA_", "TOKENIZERS_", "TRITON_")  # set on import
+OF_MULTIPROCESSING = ("resource_tracker", "forkserver")  # helper processes that live as long as the interpreter
+
+torch.set_num_threads(1)
+settings.register_profile("here", deadline=None, max_examples=100, database=None, print_blob=True)
+settings.load_profile("here")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _zmq_collector() -> None:
+    """pyzmq starts one thread per process with the first frame that is not copied, and keeps it."""
+    import zmq
+
+    with zmq.Context() as context, context.socket(zmq.PAIR) as left, context.socket(zmq.PAIR) as right:
+        left.bind("inproc://warm")
+        right.connect("inproc://warm")
+        left.send(bytes(2**17), copy=False)
+        right.recv()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left() -> Iterator[None]:
+    before = {name: look() for name, look in LOOKS.items()}
+    yield
+    left = _left(before)
+    deadline = time.monotonic() + GRACE_S
+    while left and time.monotonic() < deadline:
+        gc.collect()
+        threading.Event().wait(0.02)
+        left = _left(before)
+    if left:
+        pytest.fail(f"left behind: {'; '.join(left)}", pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def _same_environment() -> Iterator[None]:
+    before = dict(os.environ)
+    yield
+    after = dict(os.environ)
+    changed = sorted(
+        name
+        for name in before.keys() | after.keys()
+        if before.get(name) != after.get(name) and not name.startswith(OF_LIBRARIES)
+    )
+    if changed:
+        for name in changed:
+            os.environ.pop(name, None)
+            os.environ.update({name: before[name]} if name in before else {})
+        pytest.fail(f"environment changed: {', '.join(changed)}; use monkeypatch", pytrace=False)
+
+
+def _left(before: dict[str, set[str]]) -> list[str]:
+    return [f"{name} {item}" for name, look in LOOKS.items() for item in sorted(look() - before[name])]
+
+
+def _threads() -> set[str]:
+    return {f"{thread.name} ({thread.ident})" for thread in threading.enumerate() if thread.is_alive()}
+
+
+def _sockets_threads() -> set[str]:
+    """The background threads of ZeroMQ contexts, which Python does not know."""
+    found = set()
+    for task in (PROC / "task").iterdir() if PROC.exists() else ():
+        try:
+            name = (task / "comm").read_text().strip()
+        except OSError:  # it ended meanwhile
+            continue
+        if name.startswith("ZMQbg"):
+            found.add(f"{name} ({task.name})")
+    return found
+
+
+def _descriptors() -> set[str]:
+    found = set()
+    for entry in os.scandir(PROC / "fd") if PROC.exists() else ():
+        try:
+            target = os.readlink(entry.path)
+        except OSError:  # the descriptor of this very scan
+            continue
+        if not target.startswith((str(Path(f"/proc/{os.getpid()}")), "/dev/")):
+            found.add(f"{entry.name} -> {target}")
+    return found
+
+
+def _children() -> set[str]:
+    found = set()
+    for task in (PROC / "task").iterdir() if PROC.exists() else ():
+        try:
+            pids = (task / "children").read_text().split()
+        except OSError:
+            continue
+        found |= {f"{pid} ({command})" for pid in pids if (command := _command(pid)) is not None}
+    return found
+
+
+def _command(pid: str) -> str | None:
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    except OSError:
+        return None
+    return None if any(name in command for name in OF_MULTIPROCESSING) else command[:100] or "ended, not waited for"
+
+
+LOOKS: dict[str, Callable[[], set[str]]] = {
+    "thread": _threads,
+    "ZeroMQ thread": _sockets_threads,
+    "descriptor": _descriptors,
+    "child process": _children,
+}

@@ -7,15 +7,19 @@ here runs once in each worker. With `--server tcp://host:port` the script joins 
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import TQDMProgressBar
+from torch import Tensor
+from torch.utils.data import DataLoader
 
 from examples.gpt2.data import TextData
 from examples.gpt2.module import GPT2, SIZES
@@ -30,6 +34,17 @@ class Run:
     trainer: Trainer
     module: GPT2
     data: TextData
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a training: validation loss in nats per token before and after, this process's optimizer steps,
+    and the server's report (empty for plain Lightning)."""
+
+    before: float
+    after: float
+    steps: int
+    report: dict[str, Any]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -58,7 +73,9 @@ def parser() -> argparse.ArgumentParser:
     for name in ("submit", "compression", "aggregation", "outer", "staleness", "quorum"):
         shared.add_argument(f"--{name}", help="see AsyncWANStrategy")
     length = options.add_argument_group("length and output")
-    length.add_argument("--minutes", type=float, help="how long each worker trains")
+    length.add_argument(
+        "--minutes", type=float, help="how long to train; with --speeds, as many steps as they make in it"
+    )
     length.add_argument("--total-steps", type=int, help="end for everybody after so many local steps were accepted")
     length.add_argument("--val-every", type=int, default=100, help="steps of rank 0 between validations")
     length.add_argument("--out", type=Path, default=Path("runs/gpt2"), help="loss curves and logs")
@@ -77,10 +94,29 @@ def build(args: argparse.Namespace, extra: list[Callback] | None = None) -> Run:
         *(extra or []),
     ]
     if args.speeds:
-        data.setup()
-        batch = torch.stack([data.train[i] for i in range(args.batch_size)])
-        callbacks.append(Throttle(args.speeds, args.unit or unit_for(module, batch, args.speeds)))
+        throttle = Throttle(args.speeds, args.unit or unit_for(module, _first_batch(data), args.speeds))
+        callbacks.append(throttle)
+        args.total_steps = args.total_steps or _steps(args, throttle)
     return Run(Trainer(**_trainer_arguments(args), callbacks=callbacks), module, data)
+
+
+def _first_batch(data: TextData) -> Tensor:
+    data.setup()
+    assert data.train is not None
+    return torch.stack([data.train[index] for index in range(data.batch_size)])
+
+
+def _steps(args: argparse.Namespace, throttle: Throttle) -> int | None:
+    """The steps that all local workers together make in the given time; with them the run ends for everybody."""
+    if args.minutes is None or args.server is not None:
+        return None
+    per_second = sum(1 / throttle.period_s(rank) for rank in range(_workers(args)))
+    return int(60 * args.minutes * per_second)
+
+
+def _workers(args: argparse.Namespace) -> int:
+    """Local workers that these arguments ask for."""
+    return 1 if args.plain else args.devices or len(args.speeds or [1])
 
 
 def _bar() -> TQDMProgressBar:
@@ -97,11 +133,12 @@ def _trainer_arguments(args: argparse.Namespace) -> dict[str, Any]:
     first = int(os.environ.get("LOCAL_RANK", "0")) == 0
     arguments: dict[str, Any] = {
         "accelerator": args.accelerator,
+        "devices": _workers(args),
         "precision": args.precision,
         "default_root_dir": args.out,
         "max_epochs": -1,
         "max_steps": args.total_steps if args.plain and args.total_steps else -1,
-        "max_time": {"seconds": args.minutes * 60} if args.minutes else None,
+        "max_time": {"seconds": args.minutes * 60} if args.minutes and not args.total_steps else None,
         "check_val_every_n_epoch": None,
         "val_check_interval": args.val_every,
         "limit_val_batches": None if first else 0,
@@ -111,9 +148,7 @@ def _trainer_arguments(args: argparse.Namespace) -> dict[str, Any]:
         "logger": False,
         "enable_model_summary": False,
     }
-    if args.plain:
-        return {**arguments, "devices": 1}
-    return {**arguments, "devices": args.devices or len(args.speeds or [1]), "strategy": _strategy(args)}
+    return arguments if args.plain else {**arguments, "strategy": _strategy(args)}
 
 
 def _strategy(args: argparse.Namespace) -> Any:
@@ -127,14 +162,41 @@ def _strategy(args: argparse.Namespace) -> Any:
     return AsyncWANStrategy(**given)
 
 
+@torch.no_grad()
+def evaluate(module: GPT2, batches: DataLoader[Tensor]) -> float:
+    """Mean loss in nats per token over all validation blocks; leaves the module in train mode."""
+    module.eval()
+    losses = [(module.loss(batch).item(), len(batch)) for batch in batches]
+    module.train()
+    return sum(loss * count for loss, count in losses) / sum(count for _, count in losses)
+
+
+def fit(args: argparse.Namespace, extra: list[Callback] | None = None) -> Outcome | None:
+    """Train; on the process that was started by hand the outcome, also as `outcome.json`, in its children None."""
+    first = "LOCAL_RANK" not in os.environ
+    run = build(args, extra)
+    before = math.nan
+    if first:
+        run.data.setup()
+        before = evaluate(run.module, run.data.val_dataloader())
+    run.trainer.fit(run.module, datamodule=run.data)
+    if not first:
+        return None
+    after = evaluate(run.module, run.data.val_dataloader())
+    report = {} if args.plain else run.trainer.strategy.report()
+    outcome = Outcome(before, after, run.trainer.global_step, report)
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "outcome.json").write_text(json.dumps(asdict(outcome), indent=1))
+    return outcome
+
+
 def main() -> None:
     args = parser().parse_args()
     if args.minutes is None and args.total_steps is None and args.server is None:
         raise SystemExit("say how long: give --minutes or --total-steps")
-    run = build(args)
-    run.trainer.fit(run.module, datamodule=run.data)
-    if run.trainer.is_global_zero and "val_loss" in run.trainer.callback_metrics:
-        print(f"last validation loss: {float(run.trainer.callback_metrics['val_loss']):.4f}")
+    outcome = fit(args)
+    if outcome is not None:
+        print(f"validation loss: {outcome.before:.4f} before, {outcome.after:.4f} after")
 
 
 if __name__ == "__main__":

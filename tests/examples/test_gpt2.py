@@ -243,7 +243,8 @@ def test_throttle_refuses_a_worker_without_a_speed() -> None:
 
 
 def test_unit_is_measured_once_and_left_for_child_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(throttle.UNIT_VARIABLE, raising=False)
+    monkeypatch.setenv(throttle.UNIT_VARIABLE, "so that it is restored")
+    monkeypatch.delenv(throttle.UNIT_VARIABLE)
     module, batch = GPT2("nano"), torch.zeros(1, 9, dtype=torch.int64)
     first = throttle.unit_for(module, batch, [1.0, 2.0], steps=1)
     assert first > 0
@@ -256,7 +257,9 @@ def test_curves_are_read_back_and_drawn(tmp_path: Path) -> None:
     (tmp_path / "worker-0.csv").write_text("\n".join(lines) + "\n")
     curves = record.read(tmp_path)
     assert [point[:4] for point in curves["worker-0"]] == [point[:4] for point in points]
-    record.plot(curves, tmp_path / "loss.png", "test")
+    code = "import sys; from pathlib import Path; from examples.gpt2.record import plot, read; p = Path(sys.argv[1]); "
+    code += "plot(read(p), p / 'loss.png', 'test')"  # in its own process, because matplotlib keeps its fonts open
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, cwd=ROOT)
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -67,7 +67,7 @@ class Aggregator:
         Reads its inputs only. Raises ConfigError where n is too small, or rows and weights do not fit each other.
         """
         self.check(len(rows))
-        if len(weights) != len(rows) or not all(weight > 0.0 for weight in weights):
+        if len(weights) != len(rows) or not all(0.0 < weight < float("inf") for weight in weights):
             raise ConfigError(f"got {len(rows)} rows and weights {list(weights)}; give one weight > 0 per row")
         length(rows)
         seen: list[Row] = [*rows, state[PREVIOUS]] if self._anchored() else list(rows)

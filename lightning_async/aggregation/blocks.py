@@ -58,7 +58,7 @@ def weighted_sum(rows: Sequence[Row], weights: Sequence[float]) -> Tensor:
     used = [(row, weight) for row, weight in zip(rows, weights, strict=True) if weight != 0.0]
     if len(used) == 1 and used[0][1] == 1.0 and isinstance(used[0][0], Tensor):
         return used[0][0]
-    total = torch.zeros(length(rows))
+    total = torch.from_numpy(np.zeros(length(rows), np.float32))
     if used and all(weight == used[0][1] for _, weight in used):
         _accumulate(total, [(row, 1.0) for row, _ in used])
         return total.mul_(used[0][1])

@@ -46,7 +46,7 @@ def centered_clipping(tau: float, iterations: int = 3) -> Aggregator:
         k = len(gram) - 1
         share = np.append(np.zeros(k), 1.0)
         for _step in range(iterations):
-            clip = np.minimum(1.0, tau / np.maximum(_distances(gram, share)[:k], np.finfo(np.float64).tiny))
+            clip = tau / np.maximum(_distances(gram, share)[:k], tau)
             share = share * (1.0 - clip.mean()) + np.append(clip / k, 0.0)
         return share[None, :]
 

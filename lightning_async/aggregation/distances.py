@@ -9,20 +9,30 @@ from numpy.typing import NDArray
 
 from lightning_async.aggregation.base import Matrix
 
+ROUNDING = 1e-13
+
 
 def squared(gram: Matrix) -> Matrix:
-    """D[i, j] = |x_i - x_j|^2, [k, k], with an exact zero diagonal."""
+    """D[i, j] = |x_i - x_j|^2, [k, k], exactly symmetric; what is below the rounding of G is zero.
+
+    (Neighbour mixing makes equal rows; noise between them must not decide who is nearest.)
+    """
     norms = np.diag(gram)
-    distances: Matrix = np.maximum(norms[:, None] + norms[None, :] - gram - gram.T, 0.0)
+    both = norms[:, None] + norms[None, :]
+    distances: Matrix = both - (gram + gram.T)
+    distances[distances <= ROUNDING * both] = 0.0
     np.fill_diagonal(distances, 0.0)
     return distances
 
 
-def scores(distances: Matrix, neighbours: int) -> NDArray[np.float64]:
-    """Krum's score of each row: the sum of its squared distances to its `neighbours` nearest other rows."""
+def ranking(distances: Matrix, neighbours: int) -> NDArray[np.int64]:
+    """The rows, best Krum score first: the sum of squared distances to a row's `neighbours` nearest other rows.
+
+    Two rows that are each other's nearest tie where one neighbour counts: then the smaller sum over all rows is first,
+    and only then the lower row.
+    """
     others = np.sort(distances + np.diag(np.full(len(distances), np.inf)), axis=1)
-    total: NDArray[np.float64] = others[:, :neighbours].sum(axis=1)
-    return total
+    return np.lexsort((distances.sum(axis=1), others[:, :neighbours].sum(axis=1)))
 
 
 def nearest(distances: Matrix, keep: int) -> NDArray[np.int64]:

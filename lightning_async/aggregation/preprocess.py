@@ -13,8 +13,6 @@ from lightning_async.aggregation.distances import nearest, squared
 from lightning_async.errors import ConfigError
 from lightning_async.spec import call
 
-TINY = np.finfo(np.float64).tiny
-
 
 def pipeline(*members: Mix | Aggregator) -> Aggregator:
     """The preprocessing members in order, then the rule that comes last. It is robust where that rule is."""
@@ -95,7 +93,7 @@ def _clipping(spec: str, limit: Callable[[NDArray[np.float64]], float], demand: 
     def weigh(gram: Matrix, _: int) -> Matrix:
         norms = np.sqrt(np.diag(gram))
         longest = limit(norms)
-        factors: Matrix = np.diag(np.where(norms > longest, longest / np.maximum(norms, TINY), 1.0))
-        return factors
+        factors = np.divide(longest, norms, out=np.ones_like(norms), where=norms > longest)
+        return np.diag(factors)
 
     return Mix(spec, weigh, demand, reads="norms")

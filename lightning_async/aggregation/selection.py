@@ -1,4 +1,4 @@
-"""Rules that choose whole rows by their distances: Krum, Multi-Krum, Bulyan, MDA, MoNNA. Ties: the lower row wins.
+"""Rules that choose whole rows by their distances: Krum, Multi-Krum, Bulyan, MDA, MoNNA.
 
 Distances are over the whole flat vector, never per tensor: a row that is honest in most tensors and hostile in one is
 one hostile row.
@@ -12,7 +12,7 @@ from lightning_async.aggregation.aggregator import Aggregator
 from lightning_async.aggregation.base import Demand, Matrix, Mix, Weigh, counted, tolerated
 from lightning_async.aggregation.coordinate import nearest as nearest_to_median
 from lightning_async.aggregation.diameter import smallest_diameter
-from lightning_async.aggregation.distances import average, nearest, scores, squared
+from lightning_async.aggregation.distances import average, nearest, ranking, squared
 from lightning_async.spec import call
 
 
@@ -85,8 +85,7 @@ def monna(f: int, pivot: int | None = None) -> Aggregator:
 
 def best(gram: Matrix, f: int, m: int) -> Matrix:
     """[1, k]: the mean of the m rows with the best Krum score."""
-    order = np.argsort(scores(squared(gram), len(gram) - f - 2), kind="stable")
-    return average(order[:m], len(gram))
+    return average(ranking(squared(gram), len(gram) - f - 2)[:m], len(gram))
 
 
 def _one_after_another(gram: Matrix, f: int) -> Matrix:
@@ -94,7 +93,7 @@ def _one_after_another(gram: Matrix, f: int) -> Matrix:
     chosen = []
     for _ in range(len(gram) - 2 * f):
         within = distances[np.ix_(left, left)]
-        chosen.append(left.pop(int(scores(within, max(1, len(left) - f - 2)).argmin())))
+        chosen.append(left.pop(int(ranking(within, max(1, len(left) - f - 2))[0])))
     rows: Matrix = np.eye(len(gram))[sorted(chosen)]
     return rows
 

@@ -78,7 +78,7 @@ def combine(rows: Sequence[Row], made: Plan, end: Combine | None) -> tuple[Tenso
         share = np.full(m, 1.0 / m) if made.weights is None else made.weights / made.weights.sum()
         coefficients = share @ made.mixing
         return weighted_sum(rows, coefficients.tolist()), coefficients
-    kept = end.kept(_mixed(made.mixing, sample(rows))).mean(axis=1)
+    kept = end.kept(_mixed(made.mixing, sample(rows))).sum(axis=1).astype(np.float64)
     shares = kept if made.weights is None else kept * made.weights
     return _streamed(rows, made, end), shares @ made.mixing
 
@@ -109,16 +109,15 @@ def _picked(mixing: Matrix) -> list[int] | None:
 
 
 def _streamed(rows: Sequence[Row], made: Plan, end: Combine) -> Tensor:
-    out = torch.zeros(length(rows))
-    target, picked = out.numpy(), _picked(made.mixing)
+    target, picked = np.zeros(length(rows), np.float32), _picked(made.mixing)
     dense = [row for row in rows if isinstance(row, Tensor)]
     if picked is not None and len(dense) == len(rows):
         memory = arrays(dense)
         end.reduce([memory[i] for i in picked], made.weights, target)
-        return out
+        return torch.from_numpy(target)
     for columns, block in blocks(rows):
         mixed = block[picked] if picked is not None else _mixed(made.mixing, block)
         result = np.empty(mixed.shape[1], np.float32)
         end.reduce(list(mixed), made.weights, result)
         target[columns] = result
-    return out
+    return torch.from_numpy(target)

@@ -1,0 +1,101 @@
+"""Sorting networks sort, and the compiled kernels give the numpy kernels' result to the last bit."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from lightning_async.aggregation import kernels
+from lightning_async.aggregation.networks import selecting, sorting
+
+LENGTHS = [1, 127, 128, 129, 8192, 20001]
+
+
+def through(network, columns):
+    lines = [column.copy() for column in columns]
+    for i, k in network.tolist():
+        lines[i], lines[k] = np.minimum(lines[i], lines[k]), np.maximum(lines[i], lines[k])
+    return np.stack(lines)
+
+
+@pytest.mark.parametrize("n", range(1, 13))
+def test_network_sorts_every_sequence_of_zeros_and_ones(n):
+    """By the 0-1 principle (Knuth, TAOCP 3, 5.3.4, theorem Z) it then sorts everything."""
+    every = np.array(list(itertools.product([0, 1], repeat=n)), np.float32).T
+    assert np.array_equal(through(sorting(n), every), np.sort(every, axis=0))
+
+
+@pytest.mark.parametrize("n", [17, 50, 64, 101])
+def test_network_sorts_many_rows(n):
+    x = np.random.default_rng(n).normal(size=(n, 500))
+    assert np.array_equal(through(sorting(n), x), np.sort(x, axis=0))
+
+
+@pytest.mark.parametrize("n", range(1, 13))
+def test_selecting_network_finds_every_range_of_ranks(n):
+    every = np.array(list(itertools.product([0, 1], repeat=n)), np.float32).T
+    for low, high in itertools.combinations(range(n + 1), 2):
+        found = np.sort(through(selecting(n, low, high), every)[low:high], axis=0)
+        assert np.array_equal(found, np.sort(every, axis=0)[low:high])
+
+
+def test_selecting_is_less_work_than_sorting():
+    assert len(selecting(11, 5, 6)) < len(sorting(11))
+    assert len(selecting(10, 0, 10)) == 0
+
+
+def rows_with_ties(n, b):
+    rng = np.random.default_rng(n * b)
+    rows = [rng.normal(size=b).astype(np.float32) for _ in range(n)]
+    for row in rows[::2]:
+        row[rng.random(b) < 0.3] = 0.0
+    rows[0][:: max(1, b // 7)] = np.float32(3e38)
+    return rows, rng.choice([0.25, 0.5, 1.0], n)
+
+
+def results(rows, weights):
+    n, made = len(rows), []
+    for given in (None, weights):
+        for low, high in {(0, n), ((n - 1) // 2, n // 2 + 1), (n // 4, n - n // 4)}:
+            made.append(np.empty(len(rows[0]), np.float32))
+            kernels.middle(rows, given, low, high, made[-1])
+        for keep in {1, n // 2 + 1, n}:
+            made.append(np.empty(len(rows[0]), np.float32))
+            kernels.nearest(rows, given, keep, made[-1])
+    return made
+
+
+@pytest.mark.skipif(kernels.compiled() is None, reason="numba is not installed")
+@pytest.mark.parametrize("n", [1, 2, 5, 10, 11, 50])
+@pytest.mark.parametrize("b", LENGTHS)
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+def test_compiled_equals_numpy_to_the_last_bit(n, b, monkeypatch):
+    rows, weights = rows_with_ties(n, b)
+    fast = results(rows, weights)
+    monkeypatch.setattr(kernels, "compiled", lambda: None)
+    for a, c in zip(fast, results(rows, weights), strict=True):
+        np.testing.assert_array_equal(a, c)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_weighted_values_are_ordered_by_value_then_weight(fast, monkeypatch):
+    if not fast:
+        monkeypatch.setattr(kernels, "compiled", lambda: None)
+    rows, weights = rows_with_ties(9, 500)
+    out, expected = np.empty(500, np.float32), []
+    kernels.middle(rows, weights, 2, 7, out)
+    for column in np.stack(rows, axis=1).astype(np.float64):
+        kept = sorted(zip(column, weights, strict=True))[2:7]
+        expected.append(sum(v * w for v, w in kept) / sum(w for _, w in kept))
+    np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_numba_is_loaded_by_the_first_call_and_not_before():
+    program = (
+        "import sys, lightning_async.aggregation as a; assert 'numba' not in sys.modules; print(len(a.AGGREGATORS))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=True, capture_output=True).stdout

@@ -50,10 +50,11 @@ class Service:
         """Where workers dial."""
         return self._listener.address
 
-    def serve(self, go_on: Callable[[], str]) -> None:
+    def serve(self, go_on: Callable[[], str], hurry: Callable[[], bool] = lambda: False) -> None:
         """Serve until `go_on()` gives a reason to stop (empty: none yet), say so to the workers, and return.
 
-        It is asked about ten times a second. Workers get GOODBYE_S seconds to leave after that.
+        It is asked about ten times a second. Workers get GOODBYE_S seconds to leave after that, unless `hurry()`:
+        then one tick, so that what was said leaves the socket.
         """
         while not (why := go_on()) and not self._stopped:
             self.turn()
@@ -61,6 +62,8 @@ class Service:
         deadline = self._clock() + GOODBYE_S
         while self.coordinator.run.members.workers() and self._clock() < deadline:
             self.turn()
+            if hurry():
+                break
 
     def turn(self) -> None:
         """One message or one tick, whichever comes first; blocks for TICK_S at most."""

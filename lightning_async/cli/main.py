@@ -1,0 +1,50 @@
+"""`lightning-async <command>`: the table of subcommands. Each is a file here, with `add(parser)` and `run(args)`.
+
+Rule of this folder: what is slow to import (torch) is imported when a command runs, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from lightning_async.cli import serve, status
+from lightning_async.errors import AsyncWANError, CallerError
+
+
+@dataclass(frozen=True)
+class Command:
+    """One subcommand: its line in the help, its options, and what it does (the exit code)."""
+
+    help: str
+    add: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+COMMANDS: dict[str, Command] = {
+    "serve": Command("run a parameter server", serve.add, serve.run),
+    "status": Command("show what a running server does", status.add, status.run),
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    main = argparse.ArgumentParser(
+        prog="lightning-async", description="Train one model on machines that are far apart, unequal and unreliable."
+    )
+    commands = main.add_subparsers(dest="command", required=True, metavar="command")
+    for name, command in COMMANDS.items():
+        command.add(commands.add_parser(name, help=command.help, description=command.help.capitalize() + "."))
+    return main
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code: 2 for a wrong argument or configuration, 1 for anything else that went wrong."""
+    args = parser().parse_args(argv)
+    try:
+        return COMMANDS[args.command].run(args)
+    except AsyncWANError as error:
+        print(f"lightning-async {args.command}: {error}", file=sys.stderr)
+        return 2 if isinstance(error, CallerError) else 1

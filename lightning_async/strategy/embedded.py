@@ -1,0 +1,226 @@
+"""The embedded server as its owner sees it: a child process that lives as long as the owner wants, and never longer.
+
+The other half, with the words that are spoken over the child's stdin and stdout, is cli/embedded.py. The child's output
+goes to files, not pipes: it can never block on an owner that does not read, and no thread has to.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+import lightning_async
+from lightning_async.config import RunConfig
+from lightning_async.errors import ConfigError, NetworkError
+
+SLICE_S = 0.05
+START_S = 120.0  # importing torch from a cold network disk takes a while
+QUIT_S = 5.0  # until a child that was told to quit is killed
+TAIL_LINES = 20
+LOCAL = "tcp://127.0.0.1:0"
+log = logging.getLogger("lightning_async.server")
+
+
+class EmbeddedServer:
+    """A running server of our own; made by `start`. Its methods may be called in any order and more than once."""
+
+    def __init__(self, process: subprocess.Popen[bytes], out: _Output, err: _Output) -> None:
+        self._process, self._out, self._err = process, out, err
+        self._owner = os.getpid()
+        self.address = ""
+        atexit.register(self.quit)
+
+    @classmethod
+    def start(
+        cls,
+        config: RunConfig,
+        state_dir: str | Path | None = None,
+        events: str | Path | None = None,
+        address: str = LOCAL,
+        run: str = "embedded",
+        public: bool = False,
+        timeout_s: float = START_S,
+    ) -> EmbeddedServer:
+        """A server that listens. Raises ConfigError for what it refuses, NetworkError when it does not come up."""
+        order = {
+            "config": config.as_dict(),
+            "address": address,
+            "state_dir": None if state_dir is None else str(state_dir),
+            "events": None if events is None else str(events),
+            "run": run,
+            "public": public,
+        }
+        server = cls._spawn()
+        try:
+            server._say(json.dumps(order))
+            server._wait_until_ready(timeout_s)
+        except BaseException:
+            server._end(at_once=True)
+            raise
+        return server
+
+    @classmethod
+    def _spawn(cls) -> EmbeddedServer:
+        out, err = _Output(), _Output()
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "lightning_async", "serve", "--embedded"],
+                stdin=subprocess.PIPE,
+                stdout=out.writer,
+                stderr=err.writer,
+                bufsize=0,
+                env=_environment(),
+                **_own_group(),
+            )
+        except BaseException:
+            out.close()
+            err.close()
+            raise
+        out.writer.close()
+        err.writer.close()
+        return cls(process, out, err)
+
+    def __repr__(self) -> str:
+        code = self._process.returncode
+        return (
+            f"<EmbeddedServer {self.address} | pid {self._process.pid} | {'up' if code is None else f'ended {code}'}>"
+        )
+
+    def poll(self) -> int | None:
+        """The server's exit code, None while it runs. What it has logged since the last call goes to our log."""
+        code = self._process.poll() if os.getpid() == self._owner else None
+        for line in self._err.lines():
+            log.warning("%s", line)
+        return code
+
+    def tail(self) -> str:
+        """The last lines that the server logged."""
+        return "\n".join(self._err.text().splitlines()[-TAIL_LINES:])
+
+    def drain(self, timeout_s: float | None = None) -> bool:
+        """Let the server end when its last worker has left; True once it has, False after `timeout_s`."""
+        self._say("DRAIN")
+        ended = self._wait(timeout_s)
+        if ended:
+            self._end()
+        return ended
+
+    def quit(self) -> None:
+        """End the server now. Afterwards its process and its port are gone."""
+        if os.getpid() == self._owner:
+            self._say("QUIT")
+            self._end()
+
+    def _say(self, line: str) -> None:
+        pipe = self._process.stdin
+        if pipe is not None and not pipe.closed and os.getpid() == self._owner:
+            with suppress(OSError):  # it has ended; `poll` says so
+                pipe.write(line.encode() + b"\n")
+
+    def _wait(self, timeout_s: float | None) -> bool:
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while self.poll() is None:
+            if deadline is not None and time.monotonic() >= deadline:
+                return False
+            time.sleep(SLICE_S)
+        return True
+
+    def _wait_until_ready(self, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not (line := self._out.first_line()):
+            ended = self._process.poll()
+            if ended is not None and not (line := self._out.first_line()):
+                raise NetworkError(f"the embedded server ended with code {ended} at its start:\n{self.tail()}")
+            if not line and time.monotonic() >= deadline:
+                raise NetworkError(f"the embedded server did not listen within {timeout_s:.0f} s:\n{self.tail()}")
+            time.sleep(SLICE_S)
+        word, _, rest = line.partition(" ")
+        if word != "READY":
+            raise ConfigError(f"the embedded server refused to start: {rest if word == 'FAILED' else line}")
+        self.address = rest
+
+    def _end(self, at_once: bool = False) -> None:
+        """See to it that the process is gone, and let go of everything that belongs to it."""
+        if self._process.stdin is not None:
+            with suppress(OSError):
+                self._process.stdin.close()
+        if at_once:
+            self._process.kill()
+        elif not self._wait(QUIT_S):
+            log.warning("the embedded server did not end within %.0f s; killing it", QUIT_S)
+            self._process.kill()
+        self._process.wait()
+        self._out.close()
+        self._err.close()
+        atexit.unregister(self.quit)
+
+
+class _Output:
+    """What a child writes: `writer` is for the child, this process reads along with a position of its own."""
+
+    def __init__(self) -> None:
+        descriptor, name = tempfile.mkstemp(prefix="lightning-async-")
+        self.writer: IO[bytes] = os.fdopen(descriptor, "wb")
+        self._path = Path(name)
+        self._reader = self._path.open("rb")
+        self._forwarded = 0
+        self._kept: str | None = None
+        self._remove()
+
+    def text(self) -> str:
+        """Everything so far."""
+        if self._kept is not None:
+            return self._kept
+        self._reader.seek(0)
+        return self._reader.read().decode(errors="replace")
+
+    def first_line(self) -> str:
+        """The first line once it is whole; empty before."""
+        line, end, _ = self.text().partition("\n")
+        return line.strip() if end else ""
+
+    def lines(self) -> list[str]:
+        """The whole lines that came since the last call."""
+        if self._kept is not None:
+            return []
+        self._reader.seek(self._forwarded)
+        whole = self._reader.read().rpartition(b"\n")[0]
+        self._forwarded += len(whole) + 1 if whole else 0
+        return whole.decode(errors="replace").splitlines()
+
+    def close(self) -> None:
+        if self._kept is None:
+            self._kept = "\n".join(self.text().splitlines()[-TAIL_LINES:])
+            self._reader.close()
+            self.writer.close()
+            self._remove()
+
+    def _remove(self) -> None:
+        """At once where an open file needs no name (POSIX), else when it is closed."""
+        with suppress(OSError):
+            self._path.unlink()
+
+
+def _environment() -> dict[str, str]:
+    """The child's: one thread unless the caller said otherwise, no GPU, and this very package."""
+    environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    root = Path(lightning_async.__file__).resolve().parent.parent
+    if root.name not in ("site-packages", "dist-packages"):
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), environment.get("PYTHONPATH", "")]))
+    return environment
+
+
+def _own_group() -> dict[str, Any]:
+    """A terminal's Ctrl+C does not reach the child even before it has had time to ignore it."""
+    if sys.platform == "win32":
+        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+    return {"start_new_session": True}

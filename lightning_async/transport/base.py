@@ -21,6 +21,17 @@ class Traffic:
     received_bytes: int = 0
 
 
+@dataclass
+class Count:
+    """The running numbers behind a Traffic."""
+
+    sent: int = 0
+    received: int = 0
+
+    def traffic(self) -> Traffic:
+        return Traffic(self.sent, self.received)
+
+
 class Connection(ABC):
     """A worker's end: dials out, reconnects by itself, never blocks for longer than it is told."""
 

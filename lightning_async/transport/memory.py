@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from lightning_async.errors import CallerError, ConfigError, NetworkError
-from lightning_async.transport.base import Connection, Frame, Listener, Traffic
+from lightning_async.transport.base import Connection, Count, Frame, Listener, Traffic
 from lightning_async.wire.frames import flat
 
 T = TypeVar("T")
@@ -106,17 +106,6 @@ def _leave(exchange: _Exchange) -> None:
         del _exchanges[exchange.name]
 
 
-class _Count:
-    """Bytes that went and came."""
-
-    def __init__(self) -> None:
-        self.sent = 0
-        self.received = 0
-
-    def traffic(self) -> Traffic:
-        return Traffic(self.sent, self.received)
-
-
 class MemoryListener(Listener):
     def __init__(self, exchange: _Exchange, queue: int) -> None:
         with _lock:
@@ -127,11 +116,12 @@ class MemoryListener(Listener):
         exchange.largest_bytes = None
         self.address = SCHEME + exchange.name
         self._exchange = exchange
-        self._counts: dict[bytes, _Count] = {}
+        self._counts: dict[bytes, Count] = {}
         self._closed = False
         exchange.inbox.room = queue
 
     def receive(self, timeout_s: float) -> tuple[bytes, list[memoryview]] | None:
+        _check(self._closed)
         parcel = self._exchange.inbox.take(timeout_s)
         if parcel is None:
             return None
@@ -140,6 +130,7 @@ class MemoryListener(Listener):
         return peer, frames
 
     def send(self, peer: bytes, frames: Sequence[Frame]) -> bool:
+        _check(self._closed)
         with _lock:
             mailbox = self._exchange.peers.get(peer)
         views = _views(frames)
@@ -155,7 +146,7 @@ class MemoryListener(Listener):
         self._exchange.largest_bytes = largest_message_bytes
 
     def traffic(self, peer: bytes) -> Traffic:
-        return self._counts.get(peer, _Count()).traffic()
+        return self._counts.get(peer, Count()).traffic()
 
     def forget(self, peer: bytes) -> None:
         self._counts.pop(peer, None)
@@ -170,8 +161,8 @@ class MemoryListener(Listener):
             self._exchange.inbox.clear()
             _leave(self._exchange)
 
-    def _count(self, peer: bytes) -> _Count:
-        return self._counts.setdefault(peer, _Count())
+    def _count(self, peer: bytes) -> Count:
+        return self._counts.setdefault(peer, Count())
 
 
 class MemoryConnection(Connection):
@@ -179,12 +170,11 @@ class MemoryConnection(Connection):
         self._exchange = exchange
         self._inbox: _Mailbox[list[memoryview]] = _Mailbox(queue)
         self._peer = b""
-        self._count = _Count()
+        self._count = Count()
         self._closed = False
 
     def send(self, frames: Sequence[Frame]) -> None:
-        if self._closed:
-            raise CallerError("this connection is closed; dial again")
+        _check(self._closed)
         with _lock:
             if self._peer not in self._exchange.peers:  # the first message, or the first to another listener
                 self._peer = next(_numbers).to_bytes(8, "big")
@@ -197,6 +187,7 @@ class MemoryConnection(Connection):
         self._count.sent += _size(views)
 
     def receive(self, timeout_s: float) -> list[memoryview] | None:
+        _check(self._closed)
         frames = self._inbox.take(timeout_s)
         if frames is not None:
             self._count.received += _size(frames)
@@ -224,3 +215,8 @@ def _views(frames: Sequence[Frame]) -> list[memoryview]:
 
 def _size(frames: Sequence[memoryview]) -> int:
     return sum(frame.nbytes for frame in frames)
+
+
+def _check(closed: bool) -> None:
+    if closed:
+        raise CallerError("this end is closed; open another one")

@@ -8,8 +8,8 @@ adds: errors of ours, byte counts, waking, no waits longer than asked, and no pu
 - A vanished machine is noticed by the kernel (keepalive when the line is silent, a time limit on unacknowledged bytes
   when it is not), not by ZMTP heartbeats: these wait behind the frame that is travelling, so a large update on a slow
   line would look like a dead peer (docs/decisions/0003-no-zmtp-heartbeats.md).
-- ZeroMQ applies its size limit to connections that were accepted by a later `bind` only; `limit` therefore binds again
-  while nobody has spoken, and from then on drops larger messages in `receive`.
+- ZeroMQ applies its size limit to connections of a later `bind` only, and unbinding ends those that are there. So
+  `limit` binds again while nobody has spoken yet, and otherwise drops larger messages in `receive`.
 """
 
 from __future__ import annotations
@@ -18,16 +18,15 @@ import contextlib
 import math
 import os
 import socket
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import zmq
 
 from lightning_async.errors import CallerError, ConfigError, NetworkError
-from lightning_async.transport.addresses import EVERYWHERE, Address, is_literal, is_loopback, parse
-from lightning_async.transport.base import Connection, Frame, Listener, Traffic
+from lightning_async.transport.addresses import EVERYWHERE, Address, is_literal, is_loopback, listening, parse
+from lightning_async.transport.base import Connection, Count, Frame, Listener, Traffic
+from lightning_async.transport.bell import Bell
 from lightning_async.wire.frames import flat
 
 QUEUE = 8  # messages that wait in one direction of one peer
@@ -79,18 +78,14 @@ class _Endpoint:
     def __init__(self, kind: int, queue: int, largest_message_bytes: int) -> None:
         self._context = zmq.Context()
         self.socket = self._context.socket(kind)
-        self._wake_in, self._wake_out = socket.socketpair()
-        self._wake_in.setblocking(False)
-        self._wake_out.setblocking(False)
-        self._wake_lock = threading.Lock()
+        self.bell = Bell()
         self._process = os.getpid()
         self._poller = zmq.Poller()
         self._poller.register(self.socket, zmq.POLLIN)
-        self._poller.register(self._wake_in, zmq.POLLIN)
+        self._poller.register(self.bell, zmq.POLLIN)
         self._configure(queue, largest_message_bytes)
 
     def _configure(self, queue: int, largest_message_bytes: int) -> None:
-        silence_ms = int(SILENCE_S * 1000)
         options = {
             zmq.LINGER: 0,
             zmq.SNDHWM: queue,
@@ -101,7 +96,7 @@ class _Endpoint:
             zmq.TCP_KEEPALIVE_IDLE: int(SILENCE_S / 3),
             zmq.TCP_KEEPALIVE_INTVL: int(SILENCE_S / 6),
             zmq.TCP_KEEPALIVE_CNT: 4,
-            zmq.TCP_MAXRT: silence_ms,
+            zmq.TCP_MAXRT: int(SILENCE_S * 1000),
         }
         for option, value in options.items():
             self.socket.setsockopt(option, value)
@@ -121,10 +116,10 @@ class _Endpoint:
             if frames is None and timeout_s > 0:
                 ready = dict(self._poller.poll(math.ceil(timeout_s * 1000)))
                 frames = self._take()
-                if frames is None and self._wake_in.fileno() in ready:
-                    self._drain()
+                if frames is None and self.bell.fileno() in ready:
+                    self.bell.silence()
             elif frames is None:
-                self._drain()
+                self.bell.silence()
             return frames
 
     def _take(self) -> list[zmq.Frame] | None:
@@ -133,40 +128,26 @@ class _Endpoint:
         except zmq.Again:
             return None
 
-    def _drain(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            while self._wake_in.recv(4096):
-                pass
-
     def send(self, frames: Sequence[Frame]) -> None:
         """Raises zmq.ZMQError when the first frame finds no room; a message is queued whole or not at all."""
-        last = len(frames) - 1
-        for index, frame in enumerate(frames):
-            flags = zmq.NOBLOCK if index == last else zmq.NOBLOCK | zmq.SNDMORE
-            self.socket.send(frame, flags, copy=len(frame) < COPY_BELOW_BYTES)
+        try:
+            self._put(frames[0], last=len(frames) == 1)
+        except zmq.Again:
+            self.socket.getsockopt(zmq.EVENTS)  # makes ZeroMQ notice what its peer has read meanwhile
+            self._put(frames[0], last=len(frames) == 1)
+        for index, frame in enumerate(frames[1:], start=2):
+            self._put(frame, last=index == len(frames))
 
-    def wake(self) -> None:
-        with self._wake_lock, contextlib.suppress(BlockingIOError):
-            if self._wake_out.fileno() >= 0:
-                self._wake_out.send(b"\0")
+    def _put(self, frame: Frame, last: bool) -> None:
+        flags = zmq.NOBLOCK if last else zmq.NOBLOCK | zmq.SNDMORE
+        self.socket.send(frame, flags, copy=len(frame) < COPY_BELOW_BYTES)
 
     def close(self) -> None:
-        if self._process != os.getpid() or self.socket.closed:
-            return
-        self.socket.close(0)
-        self._context.term()
-        with self._wake_lock:
-            self._wake_out.close()
-        self._wake_in.close()
-
-
-@dataclass
-class _Count:
-    sent: int = 0
-    received: int = 0
-
-    def traffic(self) -> Traffic:
-        return Traffic(self.sent, self.received)
+        """In a forked child only the child's copies of the descriptors go; the parent's socket lives on."""
+        if self._process == os.getpid() and not self.socket.closed:
+            self.socket.close(0)
+            self._context.term()
+        self.bell.close()
 
 
 def _wire_bytes(frames: Sequence[Frame]) -> int:
@@ -178,18 +159,14 @@ class ZeroMQListener(Listener):
     """The server's ROUTER. A peer is the routing id that ZeroMQ gave to its connection."""
 
     def __init__(self, address: Address, queue: int, largest_message_bytes: int) -> None:
-        self._counts: dict[bytes, _Count] = {}
+        self._door = listening(address)
+        self._counts: dict[bytes, Count] = {}
         self._largest_bytes = largest_message_bytes
         self._end = _Endpoint(zmq.ROUTER, queue, largest_message_bytes)
         self._end.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        self._end.socket.setsockopt(zmq.IPV6, int(address.host == EVERYWHERE or ":" in address.host))
-        try:
-            self._bound = self._bind(address)
-        except ConfigError:
-            self._end.close()
-            raise
-        port = int(self._bound.rpartition(":")[2])
-        self.address = Address(socket.gethostname() if address.host == EVERYWHERE else address.host, port).url
+        self._bind()
+        host = socket.gethostname() if address.host == EVERYWHERE else address.host
+        self.address = Address(host, self._door.getsockname()[1]).url
 
     def __repr__(self) -> str:
         return f"<ZeroMQListener {self.address} | peers {len(self._counts)}>"
@@ -217,38 +194,37 @@ class ZeroMQListener(Listener):
         return True
 
     def wake(self) -> None:
-        self._end.wake()
+        self._end.bell.ring()
 
     def limit(self, largest_message_bytes: int) -> None:
         self._end.check()
         self._largest_bytes = largest_message_bytes
         self._end.socket.setsockopt(zmq.MAXMSGSIZE, largest_message_bytes)
         if not self._counts:
-            self._end.socket.unbind(self._bound)
-            self._bound = self._bind(parse(self._bound))
+            self._end.socket.unbind(self._end.socket.getsockopt_string(zmq.LAST_ENDPOINT))
+            self._bind()
 
     def traffic(self, peer: bytes) -> Traffic:
-        return self._counts.get(peer, _Count()).traffic()
+        return self._counts.get(peer, Count()).traffic()
 
     def forget(self, peer: bytes) -> None:
         self._counts.pop(peer, None)
 
     def close(self) -> None:
         self._end.close()
+        self._door.close()
 
-    def _bind(self, address: Address) -> str:
-        try:
-            self._end.socket.bind(address.url)
-        except zmq.ZMQError as error:
-            raise ConfigError(f"cannot listen at {address.url}: {error}; choose another port, or 0 for any") from error
-        return str(self._end.socket.getsockopt_string(zmq.LAST_ENDPOINT))
+    def _bind(self) -> None:
+        """Let ZeroMQ accept at the door, by a descriptor of its own: who knocks while it changes hands can wait."""
+        self._end.socket.setsockopt(zmq.USE_FD, os.dup(self._door.fileno()))
+        self._end.socket.bind("tcp://127.0.0.1:0")  # the descriptor decides, not this address
 
-    def _count(self, peer: bytes) -> _Count:
+    def _count(self, peer: bytes) -> Count:
         count = self._counts.get(peer)
         if count is None:
             if len(self._counts) >= PEERS_KEPT:
                 del self._counts[next(iter(self._counts))]
-            count = self._counts[peer] = _Count()
+            count = self._counts[peer] = Count()
         return count
 
 
@@ -257,7 +233,7 @@ class ZeroMQConnection(Connection):
 
     def __init__(self, address: Address, queue: int, largest_message_bytes: int) -> None:
         self._address = address
-        self._counted = _Count()
+        self._counted = Count()
         self._end = _Endpoint(zmq.DEALER, queue, largest_message_bytes)
         self._end.socket.setsockopt(zmq.RECONNECT_IVL, int(RECONNECT_S * 1000))
         self._end.socket.setsockopt(zmq.RECONNECT_IVL_MAX, int(RECONNECT_MAX_S * 1000))
@@ -292,7 +268,7 @@ class ZeroMQConnection(Connection):
         return frames
 
     def wake(self) -> None:
-        self._end.wake()
+        self._end.bell.ring()
 
     def traffic(self) -> Traffic:
         return self._counted.traffic()

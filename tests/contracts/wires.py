@@ -1,0 +1,40 @@
+"""One way of making both ends, for every transport of the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from lightning_async import transport
+from lightning_async.transport import Connection, Listener
+
+START = {"tcp": "tcp://127.0.0.1:0", "memory": "memory://"}
+
+
+@dataclass
+class Ends:
+    """Opens listeners and connections of one scheme and closes what is still open at the end."""
+
+    scheme: str
+    opened: list[Listener | Connection] = field(default_factory=list)
+
+    def listen(self, url: str | None = None, **options: Any) -> Listener:
+        self.opened.append(transport.listen(url or START[self.scheme], **options))
+        return self.opened[-1]
+
+    def connect(self, url: str, **options: Any) -> Connection:
+        self.opened.append(transport.connect(url, **options))
+        return self.opened[-1]
+
+    def close(self) -> None:
+        for end in self.opened:
+            end.close()
+
+
+def until(condition: Callable[[], Any], tries: int = 200) -> Any:
+    """The first true answer; `condition` waits a little by itself (a receive with a timeout)."""
+    for _ in range(tries):
+        if answer := condition():
+            return answer
+    raise AssertionError(f"still false after {tries} tries")

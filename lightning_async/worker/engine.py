@@ -1,0 +1,365 @@
+"""One worker's part in a run, free of Lightning: join, count steps, send rounds, merge what comes, leave.
+
+The strategy and `AsyncOptimizer` both attach this engine to the user's own optimizers (worker/attach.py calls
+`after_step` and `submit_gradient`). Everything here runs in the thread that trains; the courier carries. A step costs a
+look at a deque; only the end of a round computes an update, and only a round that ends before the last exchange is over
+waits (in slices, so that signals are handled).
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+import socket
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from lightning_async.config import RunConfig, read_config
+from lightning_async.errors import CallerError, NetworkError, RefusedError, UnreachableError
+from lightning_async.layout import shared_tensors
+from lightning_async.outer import describe, hyper_of
+from lightning_async.staleness import policy
+from lightning_async.transport import connect
+from lightning_async.transport.base import Frame, Traffic
+from lightning_async.wire.messages import Ack, Beat, Hello, Init, Push, Reason, Refused, Reply, Request, Welcome
+from lightning_async.worker.courier import Courier, Forgotten, Outcome, Ticket, Update
+from lightning_async.worker.link import Link
+from lightning_async.worker.replica import Replica
+
+MOST_DIVERGED = 3  # rounds in a row that were not finite before training is stopped
+GREET_S = 2.0  # how often a worker that waits for the first parameters asks whether it is to send them
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """Who this worker is. `group` and `rank` are those of its launch: processes that one script started."""
+
+    name: str = ""
+    group: str = ""
+    rank: int = 0
+
+    @property
+    def full_name(self) -> str:
+        """The name given, or one that no other process has."""
+        return self.name or f"{socket.gethostname()}-{self.rank}-{uuid.uuid4().hex[:6]}"
+
+
+@dataclass
+class Round:
+    """What has been trained since the last update."""
+
+    steps: dict[int, int] = field(default_factory=dict)  # optimizer -> its steps
+    samples: int = 0
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def length(self) -> int:
+        """Steps of the optimizer that has stepped most."""
+        return max(self.steps.values(), default=0)
+
+
+class Engine:
+    """A worker of the run at `address`.
+
+    Args:
+        module: whose trainable parameters and floating buffers are shared.
+        optimizers: the user's; in gradient mode the server runs copies of them.
+        claims: configuration that the user gave here, name -> repr; refused when the run's differs.
+        give_up: asked during waits; True abandons the wait (a signal came, training is to stop).
+    """
+
+    def __init__(
+        self,
+        address: str,
+        module: nn.Module,
+        optimizers: Sequence[torch.optim.Optimizer],
+        identity: Identity | None = None,
+        claims: Mapping[str, str] | None = None,
+        give_up: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.address, self.module, self.optimizers = address, module, list(optimizers)
+        self.identity = identity or Identity()
+        self.name = self.identity.full_name
+        self.shared = shared_tensors(module)
+        self.replica = Replica(self.shared)
+        self.armed = False
+        self.config = RunConfig()
+        self.workers = 1
+        self._claims, self._give_up = dict(claims or {}), give_up
+        self._round = Round()
+        self._seq = 0
+        self._diverged = 0
+        self._records: list[dict[str, Any]] = []
+        layout = self.shared.layout
+        self._courier = Courier(self._make_link, layout.d, layout.b)
+
+    def __repr__(self) -> str:
+        state = "armed" if self.armed else "idle"
+        return (
+            f"<Worker {self.name} of {self.address} | v{self.replica.version} | {self._round.length} steps | {state}>"
+        )
+
+    def start(self) -> None:
+        """Join the run and take its parameters; the first worker of a run gives it its own.
+
+        Raises RefusedError (another model, other arguments, a taken name), UnreachableError, ConfigError (in gradient
+        mode, an optimizer that the server cannot run).
+        """
+        self._courier.start()
+        self._until(lambda: self._courier.welcome is not None)
+        welcome = self._welcome
+        self.config = read_config(welcome.config)
+        self.workers, self._seq = welcome.workers, welcome.last_seq
+        if self.config.submit == "gradient":
+            self._records = [describe(optimizer, self._names()) for optimizer in self.optimizers]
+        self._begin_run()
+        self._refresh()
+        _, arrivals = self._courier.collect()
+        if not arrivals:
+            raise UnreachableError(f"{self.address} sent no parameters; its log says why")
+        self.replica.load(arrivals[-1])
+
+    @property
+    def _welcome(self) -> Welcome:
+        assert self._courier.welcome is not None
+        return self._courier.welcome
+
+    def _names(self) -> dict[int, str]:
+        return {id(p): name for p, name in zip(self.shared.parameters, self.shared.names, strict=True)}
+
+    def _make_link(self, welcomed: Callable[[Welcome], None], heard: Callable[[Ack], None]) -> Link:
+        layout = self.shared.layout
+        hello = Hello(
+            worker=self.name,
+            instance=uuid.uuid4().hex,
+            tensors=layout.manifest,
+            digest=layout.digest,
+            claims=self._claims,
+            group=self.identity.group,
+            rank=self.identity.rank,
+            host={"python": platform.python_version(), "torch": str(torch.__version__), "system": platform.platform()},
+        )
+        return Link(lambda: connect(self.address), hello, welcomed, heard, self.address, 4 * layout.d)
+
+    def _begin_run(self) -> None:
+        """Send the first parameters when asked to; wait for whoever was asked otherwise."""
+        greeted = time.monotonic()
+        while self._welcome.version < 0:
+            if self._welcome.initialise:
+                self.ask(Init(digest=self.shared.layout.digest, optimizers=self._records), self._first_parameters())
+                return
+            reply, _ = self.ask(Beat())
+            if isinstance(reply, Ack) and reply.version >= 0:
+                return
+            self.wait(lambda: False, 0.1)
+            if time.monotonic() - greeted > GREET_S:
+                greeted, before = time.monotonic(), self._welcome
+                self._courier.greet()
+                self._until(lambda before=before: self._welcome is not before)  # type: ignore[misc]
+
+    def _first_parameters(self) -> tuple[Frame, ...]:
+        vectors = (self.replica.live().cpu(), self.replica.live_buffers())
+        return tuple(vector.numpy().data.cast("B") if vector.numel() else b"" for vector in vectors)
+
+    def ask(self, message: Request, payload: tuple[Frame, ...] = ()) -> tuple[Reply, tuple[Frame, ...]]:
+        """A small request and its answer. Raises RefusedError, and NetworkError when the wait was given up."""
+        return self.answer_of(self._courier.ask(message, payload))
+
+    def ask_later(self, message: Request) -> Ticket:
+        """A small request whose answer is looked at later, with `answer_of`."""
+        return self._courier.ask(message)
+
+    def answer_of(self, ticket: Ticket) -> tuple[Reply, tuple[Frame, ...]]:
+        """The answer to an `ask_later`; raises as `ask`."""
+        self._until(ticket.done.is_set)
+        if isinstance(ticket.reply, Refused):
+            raise RefusedError(ticket.reply.reason, ticket.reply.detail)
+        assert ticket.reply is not None
+        return ticket.reply, ticket.payload
+
+    def wait(self, ready: Callable[[], bool], timeout_s: float = 1e9) -> bool:
+        """Wait in slices; False when the wait was given up or is over. Raises what went wrong in the background."""
+        return self._courier.wait(ready, self._give_up, timeout_s)
+
+    def _until(self, ready: Callable[[], bool]) -> None:
+        if not self.wait(ready):
+            raise NetworkError(f"the wait for {self.address} was given up because training is being stopped")
+
+    @property
+    def stop_asked(self) -> bool:
+        """Whether the server has said that the run is over."""
+        return self._courier.stop_asked
+
+    @property
+    def live_workers(self) -> int:
+        """Workers that are in the run, as the server last said."""
+        return self._courier.live_workers
+
+    @property
+    def traffic(self) -> Traffic:
+        """Bytes at this worker's socket so far."""
+        return self._courier.traffic
+
+    def arm(self) -> None:
+        """From now on steps count. The live model becomes the newest published one."""
+        self._round = Round()
+        self.align()
+        self.release()
+        self.armed = True
+
+    def disarm(self) -> None:
+        """Steps do not count: a tuner's trial, or the end."""
+        self.armed = False
+
+    def count_samples(self, samples: int) -> None:
+        """The batch that comes holds this many samples."""
+        self._round.samples += samples
+
+    def after_step(self, optimizer: int) -> None:
+        """The user's optimizer number `optimizer` has made a step on the live model (update mode)."""
+        self._courier.check()
+        self._round.steps[optimizer] = self._round.steps.get(optimizer, 0) + 1
+        if self._round.length >= self.config.local_steps:
+            self._send_round()
+        elif self._courier.has_news:
+            self._take_news()
+
+    def submit_gradient(self, optimizer: int) -> None:
+        """Send the gradients of optimizer number `optimizer` and become what the server makes of them."""
+        self._courier.check()
+        mine = {id(p) for group in self.optimizers[optimizer].param_groups for p in group["params"]}
+        present = [i for i, p in enumerate(self.shared.parameters) if p.grad is not None and id(p) in mine]
+        if not present:
+            return
+        gradients = [self.shared.parameters[i].grad for i in present]
+        vector = torch.cat([g.detach().to(torch.float32).reshape(-1) for g in gradients if g is not None])
+        starts = [group["hyper"] for group in self._records[optimizer]["groups"]]
+        self._round.steps[optimizer] = self._round.steps.get(optimizer, 0) + 1
+        push = self._next_push(optimizer, present, hyper_of(self.optimizers[optimizer], starts))
+        self._exchange(Update(push, vector, self.replica.live_buffers() if optimizer == 0 else torch.empty(0)))
+        self._finish()
+
+    def flush(self) -> None:
+        """After this returns, all progress made so far is accepted by the server, or this has raised."""
+        self._finish()
+        if self._round.length and self.config.submit == "update":
+            self._send_round()
+            self._finish()
+
+    def align(self) -> None:
+        """Flush, fetch the newest parameters, and make the live model exactly the published one."""
+        self.flush()
+        self._refresh()
+        self._take_news()
+        self.replica.show_published()
+
+    def release(self) -> None:
+        """After `align`: give the live model back what was sent and is not published yet."""
+        self.replica.hide_published()
+
+    def close(self, why: str = "done") -> None:
+        """Leave the run and end the courier. Idempotent."""
+        self.armed = False
+        self._courier.close(why)
+
+    def _send_round(self) -> None:
+        self._check_trainable()
+        self._finish()
+        self._seq += 1
+        push = self._next_push(0, None, [])
+        u = self.replica.update(push.seq)
+        self._exchange(Update(push, u, self.replica.live_buffers()))
+        if self.rigid:
+            self._finish()
+
+    @property
+    def rigid(self) -> bool:
+        """Whether every update must start from the newest version: synchronous training, no overlap."""
+        return policy(self.config.staleness).bound == 0
+
+    def _next_push(self, group: int, present: list[int] | None, hyper: list[Any]) -> Push:
+        if self.config.submit == "gradient":
+            self._seq += 1
+        done, self._round = self._round, Round()
+        return Push(
+            seq=self._seq,
+            base=self.replica.version,
+            digest=self.shared.layout.digest,
+            group=group,
+            present=present,
+            samples=max(1, done.samples),
+            steps=max(1, done.length),
+            round_s=time.monotonic() - done.began,
+            hyper=hyper,
+        )
+
+    def _exchange(self, update: Update) -> None:
+        if update.vector.is_cuda:
+            torch.cuda.current_stream(update.vector.device).synchronize()  # the courier reads it from its own stream
+        self._courier.exchange(update, wait_newer=self.rigid)
+
+    def _finish(self) -> None:
+        """Wait until the last exchange is over, and merge what it brought."""
+        if self.wait(lambda: self._courier.idle):
+            self._take_news()
+
+    def _refresh(self) -> None:
+        self._courier.pull()
+        self._until(lambda: self._courier.idle)
+
+    def _take_news(self) -> None:
+        outcomes, arrivals = self._courier.collect()
+        for outcome in outcomes:
+            self._settle(outcome)
+        for arrival in arrivals:
+            self.replica.merge(arrival, progressed=self._round.length > 0)
+            if arrival.digest >= 0 and arrival.digest != self.replica.digest():
+                log.error(
+                    "the parameters of version %d differ from the published ones; taking a snapshot", arrival.version
+                )
+                self._courier.forget()
+
+    def _settle(self, outcome: Outcome | Forgotten) -> None:
+        if isinstance(outcome, Forgotten):
+            for seq in [seq for seq in self.replica.pending if outcome.after < seq <= outcome.last]:
+                self.replica.take_back(seq)
+        elif outcome.accepted:
+            self._diverged = 0
+            self.replica.settle(outcome.seq, outcome.version)
+        else:
+            self._refused(outcome)
+
+    def _refused(self, outcome: Outcome) -> None:
+        log.warning("update %d was refused [%s]: %s", outcome.seq, outcome.reason, outcome.detail)
+        if outcome.reason == Reason.NOT_FINITE.value:
+            self._diverged += 1
+            self.replica.discard(outcome.seq)
+            if self._diverged >= MOST_DIVERGED:
+                raise CallerError(
+                    f"{self._diverged} rounds in a row held NaN or infinity: this worker's training diverges. Lower "
+                    "the learning rate, clip gradients, or look at the data"
+                )
+        elif outcome.kept:
+            self.replica.give_up(outcome.seq)
+        else:
+            self.replica.take_back(outcome.seq)
+
+    def _check_trainable(self) -> None:
+        """The shared set is fixed when a run begins; a parameter that was unfrozen since is a clear error."""
+        trainable = sum(1 for p in self.module.parameters() if p.requires_grad)
+        if trainable == len(self.shared.parameters):
+            return
+        known = {id(p) for p in self.shared.parameters}
+        new = [name for name, p in self.module.named_parameters() if p.requires_grad and id(p) not in known]
+        raise CallerError(
+            f"the run shares {len(self.shared.parameters)} parameters, the model now trains {trainable}"
+            + (f" ({new[0]!r} became trainable)" if new else "")
+            + ". Set requires_grad before training starts and give frozen layers lr=0 instead"
+        )

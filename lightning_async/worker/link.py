@@ -1,0 +1,263 @@
+"""Requests that get their answer: ids, retries, rejoining, and knowing when the other side is away.
+
+A connection keeps the order of its messages, so a Beat that is answered proves that everything sent before it has
+arrived: what is still unanswered then was lost and is sent again (the server answers a repeated Push from memory).
+When nothing at all comes for longer than the bytes under way can explain, the connection is dialled anew; a server
+that does not know us any more is greeted again, and the unanswered requests follow.
+
+Rule of this file: it belongs to one thread (the courier's), blocks only in `pump`, and only for as long as it is told.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from lightning_async.errors import ProtocolError, RefusedError, UnreachableError
+from lightning_async.telemetry import Ewma
+from lightning_async.transport.base import Connection, Frame, Traffic
+from lightning_async.wire.frames import Envelope, FrameError, pack, unpack
+from lightning_async.wire.messages import (
+    Ack,
+    Beat,
+    Hello,
+    Leave,
+    Pull,
+    Reason,
+    Refused,
+    Reply,
+    Request,
+    Status,
+    Welcome,
+)
+from lightning_async.wire.session import fits
+
+JOIN_PATIENCE_S = 60.0  # how long a server that never answered is dialled
+REJOIN_PATIENCE_S = 300.0  # how long one that did is waited for; training goes on locally meanwhile
+SILENCE_S = 15.0  # before the bytes under way are added
+SLOWEST_BYTES_S = 60_000.0  # assumed until a transfer was measured: half of 1 Mbit/s
+HINT_S = 3.0
+log = logging.getLogger(__name__)
+
+Then = Callable[[Reply, tuple[Frame, ...]], None]
+
+
+@dataclass
+class _Call:
+    """A request under way."""
+
+    id: int
+    message: Request
+    payload: tuple[Frame, ...]
+    then: Then
+    turn: int = 0  # place in the order of everything sent
+    sent_at: float = 0.0
+    frames: list[Frame] = field(default_factory=list)
+
+    @property
+    def bytes(self) -> int:
+        return sum(len(frame) for frame in self.payload)
+
+
+class Link:
+    """The worker's side of the conversation.
+
+    Args:
+        dial: makes a connection; called again after a silence.
+        hello: the greeting; `welcomed` is told every Welcome, the first and those after a rejoin.
+        heard: told every Ack that answers a Beat.
+        reply_bytes: size of the largest usual answer, for judging silence.
+    """
+
+    def __init__(
+        self,
+        dial: Callable[[], Connection],
+        hello: Hello,
+        welcomed: Callable[[Welcome], None],
+        heard: Callable[[Ack], None],
+        address: str,
+        reply_bytes: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+        join_patience_s: float = JOIN_PATIENCE_S,
+        rejoin_patience_s: float = REJOIN_PATIENCE_S,
+    ) -> None:
+        self._dial, self._hello, self._welcomed, self._heard = dial, hello, welcomed, heard
+        self._address, self._reply_bytes, self._clock = address, reply_bytes, clock
+        self._patience_s, self._rejoin_patience_s = join_patience_s, rejoin_patience_s
+        self.connection = dial()
+        self.joined = False
+        self.rtt_s = Ewma()
+        self.bytes_per_s = Ewma()
+        self.damaged = 0
+        self._away = False  # since a redial or since the server forgot us
+        self._beat_s = 1.0
+        self._calls: dict[int, _Call] = {}
+        self._queue: list[_Call] = []  # asked before we are in
+        self._next_id = self._turn = 0
+        self._before = Traffic()  # of connections given up
+        self._last_heard = self._started = clock()
+        self._next_beat = 0.0
+        self._hinted = False
+        self.greet()
+
+    def request(self, message: Request, then: Then, payload: tuple[Frame, ...] = ()) -> None:
+        """Ask; `then` gets the answer, a Refused included. It is never called twice and never for a lost answer."""
+        self._next_id += 1
+        call = _Call(self._next_id, message, payload, then)
+        if self.joined or isinstance(message, (Hello, Status)):
+            self._send(call)
+        else:
+            self._queue.append(call)
+
+    def pump(self, timeout_s: float) -> None:
+        """Receive for at most `timeout_s`, handle what came, then do what time asks for.
+
+        Raises RefusedError when the server does not let us in, UnreachableError when nobody has answered for too long.
+        """
+        frames = self.connection.receive(timeout_s)
+        while frames is not None:
+            self._take(frames)
+            frames = self.connection.receive(0.0)
+        now = self._clock()
+        if (
+            self.joined
+            and now >= self._next_beat
+            and not any(isinstance(c.message, Beat) for c in self._calls.values())
+        ):
+            self._beat(now)
+        self._judge_silence(now)
+
+    def traffic(self) -> Traffic:
+        """Bytes at the socket since the start, over all connections."""
+        now = self.connection.traffic()
+        return Traffic(self._before.sent_bytes + now.sent_bytes, self._before.received_bytes + now.received_bytes)
+
+    def close(self, why: str, wait_s: float) -> None:
+        """Say goodbye, wait up to `wait_s` for the answer so that it is sure to have left, and hang up."""
+        done: list[Reply] = []
+        deadline = self._clock() + wait_s
+        if self.joined:
+            self.request(Leave(why=why), lambda reply, _: done.append(reply))
+        try:
+            while self.joined and not done and self._clock() < deadline:
+                frames = self.connection.receive(0.05)
+                if frames is not None:
+                    self._take(frames)
+        except RefusedError:
+            pass  # the server has forgotten us already, which is what we ask for
+        self.connection.close()
+
+    def greet(self) -> None:
+        """Say Hello; what is asked meanwhile waits for the Welcome."""
+        self.joined = False
+        self.request(self._hello, self._on_hello)
+
+    def _on_hello(self, reply: Reply, payload: tuple[Frame, ...]) -> None:
+        if isinstance(reply, Refused):
+            raise RefusedError(reply.reason, f"{self._address} does not let this worker in: {reply.detail}")
+        assert isinstance(reply, Welcome)
+        self.joined, self._beat_s, self._patience_s = True, reply.beat_s, self._rejoin_patience_s
+        if self._away:
+            log.warning("joined %s again as %r", self._address, self._hello.worker)
+        self._away = False
+        self._hinted = False
+        self._welcomed(reply)
+        waiting = [*self._calls.values(), *self._queue]
+        self._queue.clear()
+        for call in sorted(waiting, key=lambda call: call.id):
+            self._send(call)
+
+    def _send(self, call: _Call) -> None:
+        self._turn += 1
+        call.turn, call.sent_at = self._turn, self._clock()
+        if not call.frames:
+            call.frames = pack(Envelope(call.id, call.message, call.payload))
+        self._calls[call.id] = call
+        self.connection.send(call.frames)
+
+    def _take(self, frames: list[memoryview]) -> None:
+        self._last_heard = self._clock()
+        try:
+            envelope = unpack(frames)
+        except FrameError as error:
+            self.damaged += 1
+            log.warning("an answer of %s could not be read: %s", self._address, error)
+            return
+        call = self._calls.get(envelope.id)
+        reply = envelope.message
+        if call is None:
+            return  # the second answer to a request that was sent twice
+        if not fits(call.message, reply):
+            raise ProtocolError(f"{self._address} answered {type(call.message).__name__} by {type(reply).__name__}")
+        if isinstance(reply, Refused) and reply.reason == Reason.STRANGER.value and not isinstance(call.message, Leave):
+            self._rejoin()
+            return
+        del self._calls[call.id]
+        self._measure(call, envelope.payload)
+        call.then(reply, envelope.payload)  # type: ignore[arg-type]
+
+    def _rejoin(self) -> None:
+        if self.joined:
+            log.warning("%s does not know this worker any more; joining again", self._address)
+            self._away = True
+            self.greet()
+
+    def _measure(self, call: _Call, answer: tuple[Frame, ...]) -> None:
+        took = max(1e-6, self._clock() - call.sent_at)
+        moved = call.bytes + sum(len(frame) for frame in answer)
+        if moved > 100_000:
+            self.bytes_per_s = self.bytes_per_s.after(moved / took)
+
+    def _beat(self, now: float) -> None:
+        traffic = self.traffic()
+        self._next_beat = now + self._beat_s
+        beat = Beat(sent_bytes=traffic.sent_bytes, received_bytes=traffic.received_bytes)
+        self._next_id += 1
+        call = _Call(self._next_id, beat, (), self._on_beat)
+        self._send(call)
+        self._beat_turn = call.turn
+
+    def _on_beat(self, reply: Reply, payload: tuple[Frame, ...]) -> None:
+        if not isinstance(reply, Ack):
+            return
+        now = self._clock()
+        for call in list(self._calls.values()):
+            held = call.message.wait_s if isinstance(call.message, Pull) else 0.0
+            if call.turn < self._beat_turn and now - call.sent_at > held + self._beat_s:
+                log.info("%s was lost on the way; sending it again", type(call.message).__name__)
+                self._send(call)
+        self._heard(reply)
+
+    def _judge_silence(self, now: float) -> None:
+        silent = now - self._last_heard
+        if not self.joined and silent > HINT_S and not self._hinted:
+            self._hinted = True
+            log.warning(
+                "no answer from %s yet; trying for %.0f s more. Check that the server runs, the address and port, and "
+                "that a firewall lets TCP out",
+                self._address,
+                self._patience_s - silent,
+            )
+        if not self._calls:
+            return
+        if silent > self._patience_s:
+            raise UnreachableError(
+                f"nobody answered at {self._address} for {silent:.0f} s. Check that the server runs "
+                "(`lightning-async status`), the address and port, and that a firewall lets TCP out"
+            )
+        under_way = sum(call.bytes for call in self._calls.values()) + self._reply_bytes
+        rate = self.bytes_per_s.value or SLOWEST_BYTES_S
+        newest = max(call.sent_at for call in self._calls.values())
+        if min(silent, now - newest) > SILENCE_S + 3 * under_way / rate:
+            self._redial()
+
+    def _redial(self) -> None:
+        log.warning("%s has been silent for too long; dialling again", self._address)
+        self._away = True
+        self._before = self.traffic()
+        self.connection.close()
+        self.connection = self._dial()
+        self._calls = {id: call for id, call in self._calls.items() if not isinstance(call.message, (Beat, Hello))}
+        self.greet()

@@ -1,0 +1,92 @@
+"""`AsyncOptimizer`: the same engine for a plain PyTorch loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import nn
+
+from lightning_async.worker.attach import Attachment
+from lightning_async.worker.engine import Engine, Identity
+
+
+class AsyncOptimizer(torch.optim.Optimizer):
+    """A torch optimizer that trains `module` together with the other workers of the run at `server`.
+
+        with AsyncOptimizer(torch.optim.AdamW(model.parameters(), lr=1e-3), model, "tcp://10.0.0.5:5555") as optimizer:
+            for x, y in loader:
+                optimizer.zero_grad()
+                loss(model(x), y).backward()
+                optimizer.step()
+
+    It joins when it is made: the model then holds the run's parameters. `param_groups` and `state` are those of the
+    wrapped optimizer, so learning-rate schedulers work on either. `stop_asked` says when the run is over.
+
+    Args:
+        optimizer: any torch optimizer in update mode; in gradient mode one of `lightning_async.outer.ALLOWED`.
+        module: whose parameters the optimizer trains.
+        server: address of a running server, `tcp://host:port`.
+        name: of this worker; by default one that nobody else has.
+        claims: configuration values that must be the run's, e.g. {"local_steps": 16}.
+
+    Raises RefusedError, UnreachableError, ConfigError.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        module: nn.Module,
+        server: str,
+        name: str = "",
+        claims: Mapping[str, object] | None = None,
+    ) -> None:
+        super().__init__(optimizer.param_groups, optimizer.defaults)
+        self.param_groups, self.state = optimizer.param_groups, optimizer.state
+        self._wrapped = optimizer
+        given = {key: repr(value) for key, value in (claims or {}).items()}
+        self.engine = Engine(server, module, [optimizer], Identity(name=name), given)
+        try:
+            self.engine.start()
+            self._attachment = Attachment(self.engine)
+            self.engine.arm()
+        except BaseException:
+            self.engine.close("failed to start")
+            raise
+
+    @property
+    def stop_asked(self) -> bool:
+        """Whether the server has said that the run is over."""
+        return self.engine.stop_asked
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """One step of the wrapped optimizer; each round's end sends an update, each arrival is merged after a step."""
+        return self._wrapped.step() if closure is None else self._wrapped.step(closure=closure)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._wrapped.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._wrapped.load_state_dict(state_dict)
+        self.param_groups, self.state = self._wrapped.param_groups, self._wrapped.state
+
+    def close(self) -> None:
+        """Send what is not sent, take the newest parameters, and leave. Idempotent."""
+        if self.engine.armed:
+            self.engine.align()
+        self.engine.close()
+        self._attachment.detach()
+
+    def __enter__(self) -> AsyncOptimizer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+        else:
+            self.engine.close(f"raised {kind.__name__ if kind else ''}")
+            self._attachment.detach()

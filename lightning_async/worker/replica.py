@@ -1,0 +1,205 @@
+"""The worker's copy of the run: published parameters P, the live model, and what lies between them.
+
+    live = P - (updates sent but not yet in P) + (progress since the last one)                             (1)
+
+`update` takes the progress out as a pseudo-gradient u = P - live - sum(sent). `merge` puts a newer P' under the live
+model without losing progress: everything that (1) adds to P is added to P' instead, less the updates that P' already
+holds. So with one worker nothing ever changes but rounding, and after a merge without progress live is P', bit for bit.
+
+Memory: P, and one vector per update that is not in P yet (usually one, which is also the payload in flight). A model
+in half precision cannot hold P exactly; then the values at which the round started are kept too, so that rounding
+never counts as progress.
+
+Rule of this file: main thread only; explicit dtypes everywhere, since Lightning changes the default during a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_async.layout import Shared, flatten, unflatten
+from lightning_async.wire.checksum import checksum
+
+FLOAT = torch.float32
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """Newer published parameters. Either `parameters` [d] whole, or `deltas` to be added to the version before."""
+
+    version: int
+    included: int  # last own update that this version holds
+    parameters: Tensor | None
+    deltas: tuple[Tensor, ...]
+    buffers: Tensor
+    digest: int = -1
+
+
+@dataclass(frozen=True, eq=False)
+class _Sent:
+    """An update under way or waiting for its quorum; `version` is where it was accepted, None before the receipt."""
+
+    seq: int
+    vector: Tensor
+    version: int | None = None
+
+
+class Replica:
+    """Published parameters beside the live tensors of `shared`. Before `load` there is none (version -1)."""
+
+    def __init__(self, shared: Shared) -> None:
+        self.shared = shared
+        self.version = -1
+        self.published = torch.empty(0, dtype=FLOAT)
+        self.device = shared.parameters[0].device
+        self._sent: list[_Sent] = []  # oldest first
+        self._buffers = self._sent_buffers = torch.empty(0, dtype=FLOAT)
+        self._whole = all(p.dtype == FLOAT for p in shared.parameters)
+        self._start: Tensor | None = None
+
+    @property
+    def pending(self) -> tuple[int, ...]:
+        """Sequence numbers of the updates that are not in the published parameters yet."""
+        return tuple(sent.seq for sent in self._sent)
+
+    def live(self) -> Tensor:
+        """The live parameters, float32 [d], a copy on their device."""
+        out = torch.empty(self.shared.layout.d, dtype=FLOAT, device=self.device)
+        return flatten(self.shared.parameters, self.shared.layout.parameters, out)
+
+    def live_buffers(self) -> Tensor:
+        """The live float buffers, float32 [b], a copy on the CPU."""
+        out = torch.empty(self.shared.layout.b, dtype=FLOAT)
+        return flatten(self.shared.buffers, self.shared.layout.buffers, out)
+
+    def load(self, arrival: Arrival) -> None:
+        """Become `arrival`: the live model is overwritten by it, and nothing is pending."""
+        self.published, self.version, self._buffers = self._newer(arrival), arrival.version, arrival.buffers
+        self._sent.clear()
+        self.show_published()
+
+    def show_published(self) -> None:
+        """Make the live model exactly the published one; `hide_published` gives pending updates back."""
+        unflatten(self.published, self.shared.layout.parameters, self.shared.parameters)
+        self._write_buffers(self._buffers)
+        self._mark_start(None)
+
+    def hide_published(self) -> None:
+        """After `show_published`: add what was sent and is not published yet to the live model again."""
+        if self._sent:
+            self._rewrite(None)
+
+    def update(self, seq: int) -> Tensor:
+        """Progress since the last update as a pseudo-gradient, float32 [d]; it counts as sent under `seq`."""
+        u = self._progress()
+        self._sent.append(_Sent(seq, u))
+        self._sent_buffers = self.live_buffers()
+        self._mark_start(None)
+        return u
+
+    def take_back(self, seq: int) -> None:
+        """Update `seq` was refused: what it held is progress again and goes with the next one."""
+        for sent in self._sent:
+            if sent.seq == seq and self._start is not None:
+                self._start.add_(sent.vector)
+        self._sent = [sent for sent in self._sent if sent.seq != seq]
+
+    def settle(self, seq: int, version: int) -> None:
+        """Update `seq` was accepted at `version`. Updates that wait in one slot will be published together, so they
+        become one vector: what a long wait for a quorum holds here does not grow."""
+        for i, sent in enumerate(self._sent):
+            if sent.seq == seq:
+                before = self._sent[i - 1] if i else None
+                if before is not None and before.version == version:
+                    self._sent[i - 1 : i + 1] = [_Sent(seq, before.vector + sent.vector, version)]
+                else:
+                    self._sent[i] = _Sent(seq, sent.vector, version)
+                return
+
+    def give_up(self, seq: int) -> None:
+        """Update `seq` was refused and its codec keeps it: it leaves the live model and comes back with later ones."""
+        for sent in [sent for sent in self._sent if sent.seq == seq]:
+            for p, entry in zip(self.shared.parameters, self.shared.layout.parameters, strict=True):
+                p.data.add_(sent.vector[entry.range].view(entry.shape))
+            self._sent.remove(sent)
+
+    def digest(self) -> int:
+        """Checksum of the published parameters, to be held against the server's."""
+        return checksum(self.published.cpu().numpy().data.cast("B"))
+
+    def discard(self, seq: int) -> None:
+        """Update `seq` will never be applied and its progress is lost on purpose (it was not finite)."""
+        self._sent = [sent for sent in self._sent if sent.seq != seq]
+        self.show_published()
+        self.hide_published()
+
+    def merge(self, arrival: Arrival, progressed: bool) -> None:
+        """Put `arrival` under the live model. `progressed`: optimizer steps were made since the last `update`."""
+        progress = self._progress() if progressed and self._start is not None else None
+        before, self.published = self.published, self._newer(arrival)
+        held = [sent for sent in self._sent if sent.seq <= arrival.included]
+        self._sent = [sent for sent in self._sent if sent.seq > arrival.included]
+        self.version, self._buffers = arrival.version, arrival.buffers
+        if progressed and progress is None:
+            self._shift(before, held)
+        else:
+            self._rewrite(progress)
+        self._merge_buffers(arrival.buffers)
+
+    def _newer(self, arrival: Arrival) -> Tensor:
+        if arrival.parameters is not None:
+            return arrival.parameters.to(self.device)
+        published = self.published.clone()
+        for delta in arrival.deltas:
+            published.add_(delta.to(self.device))
+        return published
+
+    def _shift(self, before: Tensor, held: Sequence[_Sent]) -> None:
+        """live += P' - P + held, tensor by tensor: no vector of the model's size is made."""
+        for p, entry in zip(self.shared.parameters, self.shared.layout.parameters, strict=True):
+            change = self.published[entry.range] - before[entry.range]
+            for sent in held:
+                change.add_(sent.vector[entry.range])
+            p.data.add_(change.view(entry.shape))
+
+    def _rewrite(self, progress: Tensor | None) -> None:
+        """live = P' - pending (- progress)."""
+        target = self.published
+        for vector in [sent.vector for sent in self._sent] + ([] if progress is None else [progress]):
+            target = target - vector
+        unflatten(target, self.shared.layout.parameters, self.shared.parameters)
+        self._mark_start(progress)
+
+    def _progress(self) -> Tensor:
+        u = self.live()
+        if self._start is not None:
+            return torch.sub(self._start, u, out=u)
+        torch.sub(self.published, u, out=u)
+        for sent in self._sent:
+            u.sub_(sent.vector)
+        return u
+
+    def _mark_start(self, progress: Tensor | None) -> None:
+        """In half precision: remember where the round started, as the model can hold it."""
+        if not self._whole:
+            self._start = self.live() if progress is None else self.live().add_(progress)
+
+    def _merge_buffers(self, arrived: Tensor) -> None:
+        """Take the run's buffers, except where the run holds just what we sent: then ours are newer."""
+        if not arrived.numel():
+            return
+        live = self.live_buffers()
+        if self._sent_buffers.numel():
+            for entry in self.shared.layout.buffers:
+                if not torch.equal(arrived[entry.range], self._sent_buffers[entry.range]):
+                    live[entry.range] = arrived[entry.range]
+        else:
+            live = arrived
+        self._write_buffers(live)
+
+    def _write_buffers(self, values: Tensor) -> None:
+        unflatten(values, self.shared.layout.buffers, self.shared.buffers)

@@ -6,6 +6,7 @@ configuration can be written in YAML, sent in the handshake, stored beside a sna
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from typing import Any, Literal
 from lightning_async.errors import ConfigError
 
 Submit = Literal["update", "gradient"]
+SPECS = ("compression", "download_compression", "aggregation", "outer", "staleness", "weight")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +57,22 @@ class RunConfig:
     patience_s: float = 30.0
 
     def __post_init__(self) -> None:
+        for name in SPECS:
+            _require(isinstance(getattr(self, name), str), name, getattr(self, name), 'a spec such as "mean"')
         _require(self.submit in ("update", "gradient"), "submit", self.submit, '"update" or "gradient"')
         _require(_whole(self.local_steps, 1), "local_steps", self.local_steps, "an integer >= 1")
         _require(self.quorum == "all" or _whole(self.quorum, 1), "quorum", self.quorum, 'an integer >= 1, or "all"')
         _require(_whole(self.workers, 1), "workers", self.workers, "an integer >= 1")
-        _require(self.total_steps is None or _whole(self.total_steps, 1), "total_steps", self.total_steps, "an integer >= 1, or None")
-        _require(self.grace_s >= 0, "grace_s", self.grace_s, "seconds >= 0")
-        _require(0 < self.beat_s < self.patience_s, "patience_s", self.patience_s, f"more than beat_s={self.beat_s}")
+        _require(
+            self.total_steps is None or _whole(self.total_steps, 1),
+            "total_steps",
+            self.total_steps,
+            "an integer >= 1, or None",
+        )
+        _require(_whole(self.seed, -(2**63)), "seed", self.seed, "an integer")
+        _require(0 <= self.grace_s < math.inf, "grace_s", self.grace_s, "seconds >= 0")
+        more = f"finite seconds, more than beat_s={self.beat_s}, itself more than 0"
+        _require(0 < self.beat_s < self.patience_s < math.inf, "patience_s", self.patience_s, more)
         if self.submit == "gradient" and self.local_steps != 1:
             raise ConfigError(f'submit="gradient" sends every step: got local_steps={self.local_steps}, expected 1')
 

@@ -1,13 +1,49 @@
-"""`lightning-async status`."""
+"""`lightning-async status tcp://host:port`: what a running server does. It asks once, and joins nothing."""
 
 from __future__ import annotations
 
 import argparse
+import json
+import time
+from typing import Any
+
+SLICE_S = 0.2
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("address")
+    parser.add_argument("address", help="the server's address, tcp://host:port")
+    parser.add_argument("--json", action="store_true", help="the whole state as one JSON object")
+    parser.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS", help="Default: 10.")
 
 
 def run(args: argparse.Namespace) -> int:
-    return 1
+    from lightning_async.cli.table import text
+
+    state = ask(args.address, args.timeout)
+    print(json.dumps(state, indent=2) if args.json else text(state))
+    return 0
+
+
+def ask(address: str, timeout_s: float) -> dict[str, Any]:
+    """The state of the server at `address`. Raises UnreachableError when none answers in time."""
+    from lightning_async.errors import ProtocolError, UnreachableError
+    from lightning_async.transport import connect
+    from lightning_async.wire.frames import Envelope, pack, unpack
+    from lightning_async.wire.messages import Report, Status
+
+    line = connect(address)
+    try:
+        line.send(pack(Envelope(1, Status())))
+        deadline = time.monotonic() + timeout_s
+        while (frames := line.receive(SLICE_S)) is None:
+            if time.monotonic() >= deadline:
+                raise UnreachableError(
+                    f"no server answered at {address} within {timeout_s:.0f} s. Check that `lightning-async serve` "
+                    "runs there, that host and port are those it printed, and that firewalls or tunnels let TCP through"
+                )
+        answer = unpack(frames).message
+    finally:
+        line.close()
+    if not isinstance(answer, Report):
+        raise ProtocolError(f"{address} answered {str(answer)[:200]}, expected a report")
+    return answer.state

@@ -1,0 +1,201 @@
+"""`serve` and `status`: files and flags, and real processes."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lightning_async.cli import main as cli
+from lightning_async.cli.serve import Place, configured, join_line, read_file
+from lightning_async.cli.status import ask
+from lightning_async.config import RunConfig
+from lightning_async.errors import ConfigError, UnreachableError
+from lightning_async.layout import read_manifest
+from lightning_async.transport import connect
+from lightning_async.wire import messages as m
+from lightning_async.wire.frames import Envelope, pack, unpack
+
+JOIN = re.compile(
+    r'join: AsyncWANStrategy\("(tcp://[^"]+)"\)  # or: LIGHTNING_ASYNC_SERVER=(\S+) python your_script.py'
+)
+
+
+def serve(*words: str) -> tuple[subprocess.Popen[str], str]:
+    """A server in a process of its own, and its address from the line that it printed."""
+    command = [sys.executable, "-m", "lightning_async", "serve", "--address", "tcp://127.0.0.1:0", *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    found = JOIN.fullmatch(process.stdout.readline().strip())
+    if found is None:
+        raise AssertionError(process.communicate(timeout=10.0))
+    assert found[1] == found[2]
+    return process, found[1]
+
+
+def end(process: subprocess.Popen[str], number: int) -> tuple[int, str, float]:
+    """(exit code, log, seconds) after a signal."""
+    start = time.monotonic()
+    process.send_signal(number)
+    _, log = process.communicate(timeout=10.0)
+    return process.returncode, log, time.monotonic() - start
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    file = tmp_path_factory.mktemp("serve") / "run.yaml"
+    file.write_text("local_steps: 4\nquorum: all\nrun: from the file\naddress: tcp://0.0.0.0:1\nseed: 3\n")
+    process, address = serve("--config", str(file), "--seed", "7")
+    yield address
+    process.terminate()
+    process.communicate(timeout=10.0)
+
+
+def test_a_file_is_read_and_flags_override_it(served: str) -> None:
+    state = ask(served, 10.0)
+    assert state["run"] == "from the file"
+    assert (state["config"]["local_steps"], state["config"]["quorum"], state["config"]["seed"]) == (4, "all", 7)
+
+
+def test_status_prints_a_page_or_json(served: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["status", served]) == 0
+    assert "no worker has joined yet" in capsys.readouterr().out
+    assert cli.main(["status", served, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["version"] == -1
+
+
+def test_status_leaves_no_trace_in_the_run(served: str) -> None:
+    for _ in range(3):
+        state = ask(served, 10.0)
+    assert state["workers"] == {}
+
+
+def test_a_server_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UnreachableError, match=r"within 1 s. Check"):
+        ask("tcp://127.0.0.1:9", 0.6)
+    assert cli.main(["status", "tcp://127.0.0.1:9", "--timeout", "0.3"]) == 1
+    assert "no server answered at tcp://127.0.0.1:9" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_it_soon(number: int, code: int) -> None:
+    process, _ = serve()
+    got, log, seconds = end(process, number)
+    assert got == code
+    assert seconds < 2.0
+    assert f"{signal.Signals(number).name}: telling the workers" in log
+    assert "Traceback" not in log
+    assert "<Server v-1 | workers 0/0" in log
+
+
+def test_workers_are_told_and_a_second_signal_does_not_wait_for_them() -> None:
+    process, address = serve()
+    line = connect(address)
+    try:
+        tensors = [["w", [2], "float32", "parameter"]]
+        digest = read_manifest(tensors).digest
+        line.send(pack(Envelope(1, m.Hello(worker="a", instance="1", tensors=tensors, digest=digest))))
+        assert line.receive(10.0) is not None
+        process.send_signal(signal.SIGINT)
+        deadline, told = time.monotonic() + 5.0, False
+        while not told and time.monotonic() < deadline:
+            line.send(pack(Envelope(2, m.Beat())))
+            frames = line.receive(1.0)
+            assert frames is not None
+            answer = unpack(frames).message
+            assert isinstance(answer, m.Ack)
+            told = answer.stop
+        assert told
+        code, _, seconds = end(process, signal.SIGINT)
+        assert code == 130
+        assert seconds < 1.0
+    finally:
+        line.close()
+
+
+def test_events_are_written(tmp_path: Path) -> None:
+    process, address = serve("--events", str(tmp_path / "deep" / "events.jsonl"))
+    line = connect(address)
+    try:
+        line.send(pack(Envelope(1, m.Hello(worker="watcher", instance="1", role="observer"))))
+        assert line.receive(10.0) is not None
+    finally:
+        line.close()
+    end(process, signal.SIGTERM)
+    events = [json.loads(text) for text in (tmp_path / "deep" / "events.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in events] == ["Joined", "Ended"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--local-steps", "0"), "local_steps: got 0"),
+        (("--aggregation", "trimmed_mean(f=2)"), "can never satisfy"),
+        (("--outer", "adamw"), "unknown outer optimizer 'adamw'"),
+        (("--address", "tcp://0.0.0.0:0"), "other machines"),
+        (("--address", "here"), "expected one that begins with"),
+        (("--config", "/nowhere/run.yaml"), "cannot read /nowhere/run.yaml"),
+        (("--events", "/proc/none/x"), "cannot write events"),
+    ],
+)
+def test_what_cannot_be_served_is_said_with_code_two(
+    words: tuple[str, str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    assert cli.main(["serve", *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("stale: 1", "unknown configuration stale"),
+        ("[1, 2]", "must be a mapping"),
+        ("a: [", "is not YAML"),
+        ("local_steps: '4'", "local_steps: got '4'"),
+        ("events: 3", "events: got 3"),
+        ("public: maybe", "public: got 'maybe'"),
+        ("compression: 7", "compression: got 7"),
+    ],
+)
+def test_a_bad_file_is_said(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        configured(read_file(file), {})
+
+
+def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("")
+    assert configured(read_file(file), {}) == (RunConfig(), Place())
+
+
+def test_the_join_line_is_one_line_that_can_be_copied() -> None:
+    assert JOIN.fullmatch(join_line("tcp://127.0.0.1:5555"))
+
+
+@pytest.mark.parametrize("command", ["serve", "status"])
+def test_help_documents_every_option(command: str) -> None:
+    subparsers = next(action for action in cli.parser()._actions if action.dest == "command")
+    assert isinstance(subparsers.choices, dict)
+    for action in subparsers.choices[command]._actions:
+        assert action.help, action.dest
+
+
+def test_server_and_command_line_import_no_lightning_and_help_no_torch() -> None:
+    code = (
+        "import sys, lightning_async.cli.main as cli; cli.parser(); assert 'torch' not in sys.modules, 'torch';"
+        "import lightning_async.cli.hosting, lightning_async.cli.embedded, lightning_async.server;"
+        "roots = {name.split('.')[0] for name in sys.modules};"
+        "print(sorted(roots & {'lightning', 'pytorch_lightning', 'torchmetrics'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"

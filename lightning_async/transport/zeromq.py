@@ -29,7 +29,8 @@ from lightning_async.transport.base import Connection, Count, Frame, Listener, T
 from lightning_async.transport.bell import Bell
 from lightning_async.wire.frames import flat
 
-QUEUE = 8  # messages that wait in one direction of one peer
+SEND_QUEUE = 64  # messages that wait to leave, for each peer
+RECEIVE_QUEUE = 8  # messages that have arrived from each peer and wait to be read; then TCP makes it wait
 LARGEST_MESSAGE_BYTES = 4 * 2**30  # of one frame, until `limit` says less
 COPY_BELOW_BYTES = 64 * 1024  # a smaller frame costs less to copy than to keep track of
 PEERS_KEPT = 65_536  # byte counts kept for peers that nobody forgets
@@ -41,7 +42,7 @@ OTHER_FAMILY_S = 2.0  # a host name that does not answer is tried over IPv6, the
 
 
 def listen(
-    url: str, *, public: bool = False, queue: int = QUEUE, largest_message_bytes: int = LARGEST_MESSAGE_BYTES
+    url: str, *, public: bool = False, queue: int = SEND_QUEUE, largest_message_bytes: int = LARGEST_MESSAGE_BYTES
 ) -> ZeroMQListener:
     """Bind `tcp://host:port`; port 0 takes a free one, see `address`.
 
@@ -56,7 +57,9 @@ def listen(
     return ZeroMQListener(address, queue, largest_message_bytes)
 
 
-def connect(url: str, *, queue: int = QUEUE, largest_message_bytes: int = LARGEST_MESSAGE_BYTES) -> ZeroMQConnection:
+def connect(
+    url: str, *, queue: int = SEND_QUEUE, largest_message_bytes: int = LARGEST_MESSAGE_BYTES
+) -> ZeroMQConnection:
     """Dial `tcp://host:port`, now and whenever the line breaks. Returns at once; raises ConfigError for a bad URL."""
     address = parse(url)
     if address.host == EVERYWHERE or address.port == 0:
@@ -89,7 +92,7 @@ class _Endpoint:
         options = {
             zmq.LINGER: 0,
             zmq.SNDHWM: queue,
-            zmq.RCVHWM: queue,
+            zmq.RCVHWM: RECEIVE_QUEUE,
             zmq.MAXMSGSIZE: largest_message_bytes,
             zmq.HANDSHAKE_IVL: int(HANDSHAKE_S * 1000),
             zmq.TCP_KEEPALIVE: 1,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,8 +19,15 @@ class Sparse:
 
     def dense(self) -> Tensor:
         """The same vector as a fresh float32 [size]."""
-        return self.add_to(torch.zeros(self.size, dtype=torch.float32, device=self.values.device))
+        vector = _zeros(self.size) if self.values.device.type == "cpu" else self.values.new_zeros(self.size)
+        vector[self.indices] = self.values
+        return vector
 
     def add_to(self, vector: Tensor, weight: float = 1.0) -> Tensor:
         """Adds `weight` times this vector to `vector` (float32 [size]) in place, and returns it."""
         return vector.index_add_(0, self.indices, self.values, alpha=weight)
+
+
+def _zeros(size: int) -> Tensor:
+    """Zeros from numpy: pages that nobody writes are never touched, which torch.zeros does to all of them."""
+    return torch.from_numpy(np.zeros(size, dtype=np.float32))

@@ -132,3 +132,53 @@ def unfold(pairs: Array, q: Array) -> None:
     for i in range(pairs.size):
         q[2 * i] = np.int8(np.int8(pairs[i] & 15) - 8)
         q[2 * i + 1] = np.int8(np.int8(pairs[i] >> 4) - 8)
+
+
+@jit
+def rice_encode(values: Array, widths: Array, low: Array, unary: Array) -> None:
+    """rice.encode: both bit strings, into zeroed bytes; `low` has eight bytes to spare."""
+    at, one = np.int64(0), np.int64(-1)
+    for i in range(values.size):
+        width = np.int64(widths[i])
+        part = (values[i] & ((np.int64(1) << width) - 1)) << (at & 7)
+        byte = at >> 3
+        while part:
+            low[byte] |= np.uint8(part & 255)
+            part >>= 8
+            byte += 1
+        at += width
+        one += (values[i] >> width) + 1
+        unary[one >> 3] |= np.uint8(1 << (one & 7))
+
+
+@jit
+def rice_decode(low: Array, unary: Array, widths: Array, out: Array) -> bool:
+    """rice.decode: False unless `unary` holds exactly as many ones as there are widths, the last in its last byte."""
+    at, byte, last, n = np.int64(0), np.int64(0), np.int64(-1), np.int64(0)
+    for byte in range(unary.size):
+        rest = np.int64(unary[byte])
+        if rest == 0 and byte == unary.size - 1:
+            return False
+        while rest:
+            if n == out.size:
+                return False
+            one = 8 * byte + _lowest(rest)
+            rest &= rest - 1
+            width = np.int64(widths[n])
+            start = at >> 3
+            window = np.int64(low[start]) | np.int64(low[start + 1]) << 8
+            window |= np.int64(low[start + 2]) << 16 | np.int64(low[start + 3]) << 24
+            part = (window >> (at & 7)) & ((np.int64(1) << width) - 1)
+            out[n] = (one - last - 1) << width | part
+            at += width
+            last = one
+            n += 1
+    whole: bool = n == out.size
+    return whole
+
+
+@jit
+def _lowest(byte: int) -> int:
+    """The position of the lowest one in a byte that is not 0."""
+    alone = byte & -byte
+    return (alone > 15) * 4 + ((alone & 0xCC) != 0) * 2 + ((alone & 0xAA) != 0)

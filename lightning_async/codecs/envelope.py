@@ -100,6 +100,14 @@ class Reader:
         """The next integer."""
         return int(self.array(1, dtype)[0])
 
+    def expect(self, what: str, dtype: str, expected: int) -> None:
+        """PayloadError unless the next integer is the expected one."""
+        got = self.number(dtype)
+        if got != expected:
+            raise PayloadError(
+                f"a {self.name} payload has {what} {got}, this run's codec {expected}; compare both specs"
+            )
+
     def end(self) -> None:
         """PayloadError unless everything was taken."""
         if self.at != self.data.size:

@@ -1,4 +1,4 @@
-"""Two numbers in a byte: each + 8, the earlier one in the low half. After an odd count the last high half holds 8: 0."""
+"""Two numbers in a byte: each + 8, the earlier one in the low half; an odd count ends in a high half of 8, for 0."""
 
 from __future__ import annotations
 

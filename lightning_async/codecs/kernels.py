@@ -11,4 +11,14 @@ from types import ModuleType
 @cache
 def compiled() -> ModuleType | None:
     """The numba kernels, loaded on first use (numba takes half a second to import); None where numba is missing."""
-    return importlib.import_module("lightning_async.codecs.compiled") if importlib.util.find_spec("numba") else None
+    return _loaded("compiled")
+
+
+@cache
+def compiled_select() -> ModuleType | None:
+    """The same for the selection kernels."""
+    return _loaded("compiled_select")
+
+
+def _loaded(name: str) -> ModuleType | None:
+    return importlib.import_module(f"{__package__}.{name}") if importlib.util.find_spec("numba") else None

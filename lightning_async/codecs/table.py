@@ -6,8 +6,11 @@ from collections.abc import Callable
 
 from lightning_async import spec
 from lightning_async.codecs.base import Codec
+from lightning_async.codecs.chain import chain
 from lightning_async.codecs.dense import bf16, fp16, none
+from lightning_async.codecs.feedback import error_feedback
 from lightning_async.codecs.integers import int4, int8
+from lightning_async.codecs.topk import topk
 
 CODECS: dict[str, Callable[..., Codec]] = {
     "none": none,
@@ -15,9 +18,19 @@ CODECS: dict[str, Callable[..., Codec]] = {
     "bf16": bf16,
     "int8": int8,
     "int4": int4,
+    "topk": topk,
+    "chain": chain,
+    "error_feedback": error_feedback,
 }
+
+SHORT = {"topk": "error_feedback(topk())"}
 
 
 def codec(member: str | Codec) -> Codec:
-    """The codec that a short name or spec means; a Codec passes through. ConfigError for anything else."""
-    return member if isinstance(member, Codec) else spec.parse(member, CODECS, "codec")
+    """The codec that a short name or spec means; a Codec passes through. ConfigError for anything else.
+
+    The bare name "topk" means top-k with error feedback, because training needs it; a spec means what it says.
+    """
+    if isinstance(member, Codec):
+        return member
+    return spec.parse(SHORT.get(member.strip(), member), CODECS, "codec")

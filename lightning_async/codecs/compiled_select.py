@@ -1,0 +1,146 @@
+"""Top-k per chunk compiled by numba, fused with the error-feedback update: one pass over memory.
+
+A chunk of magnitudes, as integers, stays in the first-level cache. Counting those at or above a threshold is a few
+hundred vector instructions, so the threshold is searched by counting: from the chunk before's, by secant steps in the
+logarithm, to one that leaves k to 1.5 k candidates; among those few it is then made exact. Same rule as
+selection.py: the k largest magnitudes, of equal ones the first, zeros never. Only kernels.py's reader imports this.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lightning_async.codecs.compiled import MAGNITUDE, jit
+from lightning_async.codecs.envelope import Array
+
+BEYOND = np.int32(0x7FFFFFFF)
+OCTAVE = 1 << 23
+TAIL = 3.0
+SECANTS = 10
+STRIP = 32
+
+
+@jit
+def select(
+    vector: Array, target: Array, beta: np.float32, fuse: bool, chunk: int, k: int, last: int, indices: Array
+) -> int:
+    """Where `fuse`, target <- beta * target + vector first. Writes the kept positions and returns their number."""
+    bits = target.view(np.int32)
+    buffer = np.empty(chunk, dtype=np.int32)
+    places = np.empty(chunk, dtype=np.int32)
+    candidates = np.empty(chunk, dtype=np.int32)
+    n, guess = 0, np.int32(0x3F800000)
+    for low in range(0, target.size, chunk):
+        high = min(low + chunk, target.size)
+        if fuse:
+            _accumulate(vector[low:high], beta, target[low:high])
+        size = high - low
+        _magnitudes(bits[low:high], buffer[:size])
+        keep = k if size == chunk else last
+        floor = _threshold(buffer[:size], keep, guess)
+        guess = floor if floor > 1 else guess
+        count = _collect(buffer[:size], floor, places, candidates)
+        n = _emit(places[:count], candidates[:count], keep, floor, low, indices, n)
+    return n
+
+
+@jit
+def collect(x: Array, threshold: np.int32, indices: Array) -> int:
+    """Writes the positions whose magnitude's bits reach `threshold`; returns their number, or -1 if they do not fit."""
+    bits = x.view(np.int32)
+    n = 0
+    for low in range(0, x.size, STRIP):
+        high = min(low + STRIP, x.size)
+        if _most(bits[low:high]) >= threshold:
+            for i in range(low, high):
+                if bits[i] & MAGNITUDE >= threshold:
+                    if n == indices.size:
+                        return -1
+                    indices[n] = i
+                    n += 1
+    return n
+
+
+@jit
+def _accumulate(vector: Array, beta: np.float32, target: Array) -> None:
+    for i in range(vector.size):
+        target[i] = target[i] * beta + vector[i]
+
+
+@jit
+def _magnitudes(bits: Array, out: Array) -> None:
+    for i in range(bits.size):
+        out[i] = np.int32(bits[i] & MAGNITUDE)
+
+
+@jit
+def _most(bits: Array) -> np.int32:
+    most: np.int32 = np.int32(0)
+    for i in range(bits.size):
+        most = max(most, np.int32(bits[i] & MAGNITUDE))
+    return most
+
+
+@jit
+def _count(sizes: Array, threshold: np.int32) -> np.int32:
+    count: np.int32 = np.int32(0)
+    for i in range(sizes.size):
+        count += np.int32(sizes[i] >= threshold)
+    return count
+
+
+@jit
+def _threshold(sizes: Array, keep: int, guess: np.int32) -> np.int32:
+    """A threshold that keep..1.5 keep reach, or the greatest that at least `keep` do, or 1 where fewer are not zero."""
+    low, high, t = np.int32(0), BEYOND, guess
+    for step in range(SECANTS + 32):
+        count = _count(sizes, t)
+        if keep <= count <= keep + keep // 2:
+            return t
+        if count < keep:
+            high = t
+        else:
+            low = t
+        if high - low <= 1:
+            break
+        near = np.int64(t) + np.int64(np.log2((count + 0.3) / (keep * 1.25)) * OCTAVE / TAIL)
+        t = np.int32(max(low + 1, min(high - 1, near)) if step < SECANTS else low + (high - low) // 2)
+    return max(low, np.int32(1))
+
+
+@jit
+def _collect(sizes: Array, threshold: np.int32, places: Array, candidates: Array) -> int:
+    n = 0
+    for low in range(0, sizes.size, STRIP):
+        high = min(low + STRIP, sizes.size)
+        if _most(sizes[low:high]) >= threshold:
+            for i in range(low, high):
+                if sizes[i] >= threshold:
+                    places[n] = i
+                    candidates[n] = sizes[i]
+                    n += 1
+    return n
+
+
+@jit
+def _emit(places: Array, candidates: Array, keep: int, floor: np.int32, first: int, indices: Array, n: int) -> int:
+    """Appends first + the places of the `keep` largest candidates, of equal ones the first."""
+    low, high = floor, BEYOND
+    ties = places.size
+    if places.size > keep:
+        while high - low > 1:
+            middle = np.int32(low + (high - low) // 2)
+            count = _count(candidates, middle)
+            if count >= keep:
+                low = middle
+            else:
+                high = middle
+            if count == keep:
+                break
+        ties = keep - _count(candidates, np.int32(low + 1))
+    for i in range(places.size):
+        if candidates[i] > low or (candidates[i] == low and ties > 0):
+            ties -= candidates[i] == low
+            indices[n] = first + places[i]
+            n += 1
+    return n

@@ -53,7 +53,7 @@ class Codec:
         default=None, compare=False, repr=False
     )
     """feedback(vector, residual, beta, state): residual <- beta * residual + vector - decode(payload), in place and
-    without a second dense vector; None where `error_feedback` has to do it with one."""
+    without a second dense vector; `vector` was checked. None where `error_feedback` has to do it with one."""
     then: Callable[[Codec], Codec] | None = field(default=None, compare=False, repr=False)
     """then(codec): this codec with its numbers coded by `codec`; None where there is nothing left to code."""
     bind: Callable[[Sequence[Shape]], Codec] | None = field(default=None, compare=False, repr=False)

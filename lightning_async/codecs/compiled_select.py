@@ -17,7 +17,7 @@ BEYOND = np.int32(0x7FFFFFFF)
 OCTAVE = 1 << 23
 TAIL = 3.0
 SECANTS = 10
-STRIP = 32
+STRIP = 4096
 
 
 @jit
@@ -27,8 +27,9 @@ def select(
     """Where `fuse`, target <- beta * target + vector first. Writes the kept positions and returns their number."""
     bits = target.view(np.int32)
     buffer = np.empty(chunk, dtype=np.int32)
-    places = np.empty(chunk, dtype=np.int32)
+    places = np.empty(chunk + 1, dtype=np.int32)
     candidates = np.empty(chunk, dtype=np.int32)
+    flags = np.empty(chunk + 8, dtype=np.uint8)[: (chunk + 7) // 8 * 8]
     n, guess = 0, np.int32(0x3F800000)
     for low in range(0, target.size, chunk):
         high = min(low + chunk, target.size)
@@ -39,7 +40,7 @@ def select(
         keep = k if size == chunk else last
         floor = _threshold(buffer[:size], keep, guess)
         guess = floor if floor > 1 else guess
-        count = _collect(buffer[:size], floor, places, candidates)
+        count = _collect(buffer[:size], floor, flags, places, candidates)
         n = _emit(places[:count], candidates[:count], keep, floor, low, indices, n)
     return n
 
@@ -48,16 +49,20 @@ def select(
 def collect(x: Array, threshold: np.int32, indices: Array) -> int:
     """Writes the positions whose magnitude's bits reach `threshold`; returns their number, or -1 if they do not fit."""
     bits = x.view(np.int32)
+    buffer = np.empty(STRIP, dtype=np.int32)
+    places = np.empty(STRIP + 1, dtype=np.int32)
+    candidates = np.empty(STRIP, dtype=np.int32)
+    flags = np.empty(STRIP, dtype=np.uint8)
     n = 0
     for low in range(0, x.size, STRIP):
-        high = min(low + STRIP, x.size)
-        if _most(bits[low:high]) >= threshold:
-            for i in range(low, high):
-                if bits[i] & MAGNITUDE >= threshold:
-                    if n == indices.size:
-                        return -1
-                    indices[n] = i
-                    n += 1
+        size = min(STRIP, x.size - low)
+        _magnitudes(bits[low : low + size], buffer[:size])
+        count = _collect(buffer[:size], threshold, flags, places, candidates)
+        if n + count > indices.size:
+            return -1
+        for i in range(count):
+            indices[n + i] = low + places[i]
+        n += count
     return n
 
 
@@ -71,14 +76,6 @@ def _accumulate(vector: Array, beta: np.float32, target: Array) -> None:
 def _magnitudes(bits: Array, out: Array) -> None:
     for i in range(bits.size):
         out[i] = np.int32(bits[i] & MAGNITUDE)
-
-
-@jit
-def _most(bits: Array) -> np.int32:
-    most: np.int32 = np.int32(0)
-    for i in range(bits.size):
-        most = max(most, np.int32(bits[i] & MAGNITUDE))
-    return most
 
 
 @jit
@@ -109,17 +106,29 @@ def _threshold(sizes: Array, keep: int, guess: np.int32) -> np.int32:
 
 
 @jit
-def _collect(sizes: Array, threshold: np.int32, places: Array, candidates: Array) -> int:
+def _collect(sizes: Array, threshold: np.int32, flags: Array, places: Array, candidates: Array) -> int:
+    """Places and sizes that reach the threshold. Every place is written and kept only if flagged: no branch to miss."""
     n = 0
-    for low in range(0, sizes.size, STRIP):
-        high = min(low + STRIP, sizes.size)
-        if _most(sizes[low:high]) >= threshold:
-            for i in range(low, high):
-                if sizes[i] >= threshold:
-                    places[n] = i
-                    candidates[n] = sizes[i]
-                    n += 1
+    words = _flag(sizes, threshold, flags)
+    for word in range(words.size):
+        if words[word]:
+            for i in range(8 * word, 8 * word + 8):
+                places[n] = i
+                n += np.int64(flags[i])
+    for i in range(n):
+        candidates[i] = sizes[places[i]]
     return n
+
+
+@jit
+def _flag(sizes: Array, threshold: np.int32, flags: Array) -> Array:
+    """A byte for each that reaches the threshold; eight of them at a time as one number, which is rarely not 0."""
+    used = (sizes.size + 7) // 8
+    flags[8 * used - 8 : 8 * used] = 0
+    for i in range(sizes.size):
+        flags[i] = np.uint8(np.int32(sizes[i]) >= threshold)
+    words: Array = flags.view(np.uint64)[:used]
+    return words
 
 
 @jit

@@ -12,8 +12,8 @@ from lightning_async.codecs.base import Payload
 
 
 def as_payload(tensor: Tensor) -> memoryview:
-    """The bytes of a contiguous tensor; on the CPU a view that keeps the tensor's memory alive."""
-    return tensor.detach().cpu().view(torch.uint8).numpy().data.cast("B")
+    """The bytes of a contiguous vector of numbers that numpy knows; on the CPU a view that keeps the tensor's memory alive."""
+    return tensor.detach().cpu().numpy().reshape(-1).view(np.uint8).data
 
 
 def as_array(payload: Payload, dtype: str) -> np.ndarray[Any, np.dtype[Any]]:

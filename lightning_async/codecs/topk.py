@@ -62,7 +62,7 @@ def _topk(name: str, density: float, chunk: int | None, values: Values, then: Ca
         return pack(places, vector[places], vector.numel())[0], state
 
     def feedback(vector: Tensor, residual: Tensor, beta: float, state: State) -> tuple[Payload, State]:
-        places = selection.accumulate(checked(vector), residual, beta, density, chunk)
+        places = selection.accumulate(vector, residual, beta, density, chunk)
         numbers = residual[places]
         if not finite(numbers):
             raise ConfigError("residual + vector is beyond float32; start the codec's state anew and look at the loss")

@@ -14,6 +14,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -52,19 +53,19 @@ class Layout:
 
     entries: tuple[Entry, ...]
 
-    @property
+    @cached_property
     def parameters(self) -> tuple[Entry, ...]:
         return tuple(entry for entry in self.entries if entry.kind == "parameter")
 
-    @property
+    @cached_property
     def buffers(self) -> tuple[Entry, ...]:
         return tuple(entry for entry in self.entries if entry.kind == "buffer")
 
-    @property
+    @cached_property
     def d(self) -> int:
         return sum(entry.size for entry in self.parameters)
 
-    @property
+    @cached_property
     def b(self) -> int:
         return sum(entry.size for entry in self.buffers)
 
@@ -73,7 +74,7 @@ class Layout:
         """The layout as plain lists, [name, shape, dtype, kind] each: what Hello carries."""
         return [[entry.name, list(entry.shape), entry.dtype, entry.kind] for entry in self.entries]
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 over the manifest's canonical JSON, 32 hex digits."""
         text = json.dumps(self.manifest, separators=(",", ":"), ensure_ascii=True)

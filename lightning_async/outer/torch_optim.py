@@ -87,12 +87,15 @@ class TorchOuter:
         if cls is None:
             raise PayloadError(f"an optimizer of the run must be one of {', '.join(ALLOWED)}; got {str(record)[:80]}")
         self._named: dict[str, nn.Parameter] = {}
-        groups = [self._read_group(group, cls, tensors) for group in record["groups"]]
+        rows = record.get("groups")
+        if not isinstance(rows, list):
+            raise PayloadError(f"an optimizer of the run must hold groups; got {str(record)[:80]}")
+        groups = [self._read_group(group, cls, tensors) for group in rows]
         try:
             self._optimizer = cls(groups)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, LookupError, RuntimeError) as error:
             raise PayloadError(f"{cls.__name__}: {error}") from error
-        self._initial = [dict(group["hyper"]) for group in record["groups"]]
+        self._initial = [{key: g[key] for key in SCHEDULED if key in g} for g in self._optimizer.param_groups]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -112,10 +115,20 @@ class TorchOuter:
         raise PayloadError(f"an optimizer group must hold names and hyper; got {str(group)[:80]}")
 
     def _view(self, name: Any, tensors: Mapping[str, Tensor]) -> nn.Parameter:
-        if name not in tensors or name in self._named:
+        if not isinstance(name, str) or name not in tensors or name in self._named:
             raise PayloadError(f"optimizer names tensor {str(name)[:80]!r}, which is unknown or named twice")
         self._named[name] = nn.Parameter(tensors[name], requires_grad=True)
         return self._named[name]
+
+    def check_report(self, report: Sequence[Any]) -> None:
+        """Raises PayloadError unless `report` is what `hyper_of` makes of an optimizer like this one (or is empty)."""
+        if len(report) not in (0, len(self._initial)):
+            raise PayloadError(f"hyperparameters of {len(report)} groups; this optimizer has {len(self._initial)}")
+        for group, initial in zip(report, self._initial, strict=False):
+            if not isinstance(group, dict) or not all(
+                key in initial and _is_report(pair, initial[key]) for key, pair in group.items()
+            ):
+                raise PayloadError(f"hyperparameters must be name: [now, initial]; got {str(group)[:80]}")
 
     def step(self, gradients: Mapping[str, Tensor], hyper: Sequence[Sequence[Mapping[str, Any]]]) -> None:
         """One step with name -> gradient (tensors without one are skipped, as torch does).
@@ -142,12 +155,18 @@ class TorchOuter:
             if value is not None
         }
 
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Put back what `state` gave. Raises PayloadError for a tensor that does not fit."""
+    def check_state(self, state: Mapping[str, Tensor]) -> None:
+        """Raises PayloadError for a tensor that `load` could not put anywhere."""
         for path, value in state.items():
             name, _, key = path.rpartition("/")
-            if name not in self._named or value.numel() not in (1, self._named[name].numel()):
+            if not key or name not in self._named or value.shape not in (torch.Size(), self._named[name].shape):
                 raise PayloadError(f"optimizer state {path[:80]!r} of {tuple(value.shape)} fits no tensor of the run")
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Put back what `state` gave. Raises PayloadError as `check_state`; nothing is changed then."""
+        self.check_state(state)
+        for path, value in state.items():
+            name, _, key = path.rpartition("/")
             self._optimizer.state[self._named[name]][key] = value.clone()
 
 
@@ -172,6 +191,22 @@ def _median(key: str, initial: Any, reports: Sequence[Any]) -> Any:
     if key == "lr":
         return median(now if start == initial or not start else initial * (now / start) for now, start in reports)
     return median(_number(now) for now, _ in reports)
+
+
+def _is_report(pair: Any, initial: Any) -> bool:
+    """Whether `pair` is [now, initial] for a hyperparameter that began as `initial`."""
+    if not isinstance(pair, list) or len(pair) != 2:
+        return False
+    if isinstance(initial, tuple):
+        return all(isinstance(v, list) and len(v) == len(initial) and all(map(_finite, v)) for v in pair)
+    if initial is None or isinstance(initial, bool):
+        return all(value is None or isinstance(value, bool) for value in pair)
+    now, start = pair
+    return _finite(now) and _finite(start) and (not start or math.isfinite(initial * (now / start)))
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _number(value: Any) -> float:

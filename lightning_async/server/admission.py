@@ -64,9 +64,12 @@ def check_claims(push: Push, config: RunConfig, groups: int, tensors: int) -> Re
 
 
 def decode_update(
-    push: Push, payload: tuple[Frame, ...], codec: Codec, layout: Layout
+    push: Push, payload: tuple[Frame, ...], codec: Codec, layout: Layout, present: Tensor
 ) -> tuple[Tensor, Tensor] | Refusal:
-    """The vector and the buffers [b] in a push's payload."""
+    """The vector and the buffers [b] in a push's payload; `present` are the run's buffers now.
+
+    A buffer may be infinite where the run's is the same infinity: a mask, for instance.
+    """
     if len(payload) != 2:
         return Refusal(Reason.LENGTH, f"got {len(payload)} payload frames, expected the update and the buffers")
     sizes = [entry.size for entry in layout.parameters]
@@ -81,7 +84,7 @@ def decode_update(
     except PayloadError as error:
         return Refusal(_reason(codec, payload[0], d), str(error))
     buffers = read_floats(payload[1])
-    if not bool(torch.isfinite(buffers).all()):
+    if buffers.numel() and not bool((torch.isfinite(buffers) | (buffers == present)).all()):
         return Refusal(Reason.NOT_FINITE, "NaN or infinity in the buffers; this worker's training diverged")
     return vector, buffers
 

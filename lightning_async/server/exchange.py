@@ -15,7 +15,7 @@ from lightning_async.server.run import Run, Waiting
 from lightning_async.server.stepping import Stepper
 from lightning_async.telemetry import events
 from lightning_async.wire import messages as m
-from lightning_async.wire.frames import Envelope, Frame
+from lightning_async.wire.frames import MAX_HEADER_BYTES, Envelope, Frame
 from lightning_async.wire.messages import Reason
 from lightning_async.wire.session import State
 
@@ -34,7 +34,8 @@ def init(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m.
         return Refusal(Reason.PAYLOAD, str(error))
     run.layout = member.layout
     run.emit(events.Initialised(time_s=run.now, worker=member.name, parameters=run.layout.d, buffers=run.layout.b))
-    run.actions.append(Limit(2**20 + max(run.rules.upload.max_bytes(run.layout.d), 8 * run.layout.d)))
+    largest = max(run.rules.upload.max_bytes(run.layout.d), 8 * run.layout.d, 4 * run.layout.b)
+    run.actions.append(Limit(MAX_HEADER_BYTES + largest))
     start_members(run)
     return run.ack()
 
@@ -59,7 +60,7 @@ def start_members(run: Run) -> None:
 def pull(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> Refusal | None:
     pull = envelope.message
     assert isinstance(pull, m.Pull)
-    if run.version > pull.have or pull.wait_s <= 0 or run.ended:
+    if run.version != pull.have or pull.wait_s <= 0 or run.ended:
         return answer_pull(run, peer, envelope.id, pull.have)
     until = run.now + min(pull.wait_s, run.config.patience_s / 2)
     run.waiting = [w for w in run.waiting if w.peer != peer]  # a repeated Pull replaces the first
@@ -88,7 +89,7 @@ def answer_pull(run: Run, peer: bytes, request: int, have: int) -> Refusal | Non
 def answer_pulls(run: Run) -> None:
     waiting, run.waiting = run.waiting, []
     for w in waiting:
-        if run.version > w.have or w.until <= run.now or run.ended:
+        if run.version != w.have or w.until <= run.now or run.ended:
             refusal = answer_pull(run, w.peer, w.id, w.have)
             if refusal is not None:
                 run.send(w.peer, w.id, m.Refused(reason=refusal.reason.value, detail=refusal.detail))
@@ -133,9 +134,10 @@ def read_update(run: Run, member: Member, push: m.Push, payload: tuple[Frame, ..
         return Refusal(Reason.STOPPING, f"the run has ended: {run.ended}")
     refusal = admission.check_place(push, member, run.version, run.rules.policy, run.layout.digest)
     refusal = refusal or admission.check_claims(push, run.config, run.stepper.groups, len(run.layout.parameters))
+    refusal = refusal or run.stepper.check_hyper(push.group, push.hyper)
     if refusal is not None:
         return refusal
-    decoded = admission.decode_update(push, payload, run.rules.upload, run.layout)
+    decoded = admission.decode_update(push, payload, run.rules.upload, run.layout, run.stepper.store.buffers)
     if isinstance(decoded, Refusal):
         return decoded
     norm = run.stepper.check_norm(push.group, decoded[0])

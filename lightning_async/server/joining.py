@@ -28,7 +28,7 @@ def hello(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m
     known = run.members.named(hello.worker)
     again = known is not None and known.alive and known.instance == hello.instance
     if member is not None and member is not known:
-        run.members.leave(member)
+        depart(run, member, f"goes on as {hello.worker!r}")
     entered = run.members.enter(hello, peer, run.now)
     entered.layout = layout if run.layout is None else None
     asked = asks_for_parameters(run, entered)
@@ -58,7 +58,7 @@ def admit(run: Run, hello: m.Hello) -> Layout | Refusal | None:
             f"a live worker is called {hello.worker!r}; choose another name, or wait {run.config.patience_s:.0f} s "
             "if it has died",
         )
-    if known is None and sum(1 for _ in run.members) >= MOST_MEMBERS:
+    if known is None and not run.members.has_room(MOST_MEMBERS):
         return Refusal(Reason.LIMIT, f"this run has seen {MOST_MEMBERS} workers and takes no new names")
     differing = contradictions(run.config, hello.claims)
     if differing:
@@ -101,5 +101,7 @@ def leave(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m
     leave = envelope.message
     assert isinstance(leave, m.Leave)
     if member is not None:
+        member.sent_bytes = max(member.sent_bytes, leave.sent_bytes)
+        member.received_bytes = max(member.received_bytes, leave.received_bytes)
         depart(run, member, leave.why[:200] or "left")
     return run.ack()

@@ -7,7 +7,7 @@ name whose process is alive cannot be taken; a name whose process has gone silen
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from lightning_async.wire.messages import Hello, Receipt
 from lightning_async.wire.session import State
 
 RECEIPTS_KEPT = 8
+MOST_FACTS, LONGEST_FACT = 16, 200
 
 
 @dataclass
@@ -85,6 +86,15 @@ class Members:
         """The live workers."""
         return [member for member in self if member.counts]
 
+    def has_room(self, most: int) -> bool:
+        """Whether a new name may come. At the bound, one that has gone and never gave anything is forgotten for it."""
+        if len(self._by_name) < most:
+            return True
+        idle = next((m.name for m in self if m.state is State.GONE and not m.accepted), None)
+        if idle is not None:
+            del self._by_name[idle]
+        return idle is not None
+
     def enter(self, hello: Hello, peer: bytes, now: float) -> Member:
         """The member that `hello` makes or brings back; its numbers continue where they were."""
         member = self._by_name.get(hello.worker)
@@ -97,7 +107,7 @@ class Members:
         if member.instance != hello.instance:
             member.receipts.clear()
         member.instance, member.role, member.group, member.rank = hello.instance, hello.role, hello.group, hello.rank
-        member.peer, member.digest, member.seen_at, member.host = peer, hello.digest, now, hello.host
+        member.peer, member.digest, member.seen_at, member.host = peer, hello.digest, now, _facts(hello.host)
         self._by_peer[peer] = member
         return member
 
@@ -105,3 +115,8 @@ class Members:
         """It goes; its numbers and its updates stay."""
         member.state = State.GONE
         self._by_peer.pop(member.peer, None)
+
+
+def _facts(host: Mapping[str, Any]) -> dict[str, str]:
+    """What a worker says about its machine, cut to a size that a status of many workers can hold."""
+    return {key[:LONGEST_FACT]: str(value)[:LONGEST_FACT] for key, value in list(host.items())[:MOST_FACTS]}

@@ -7,6 +7,8 @@ from typing import Any
 from lightning_async.server.members import Member
 from lightning_async.server.run import Run
 
+MOST_SHOWN = 1000  # members in one report, the live ones first
+
 
 def line(run: Run) -> str:
     """`<Server v1204 | workers 7/8 | quorum 3/4 | staleness p50 1 max 4>`"""
@@ -23,6 +25,8 @@ def line(run: Run) -> str:
 def state(run: Run, now: float) -> dict[str, Any]:
     """Everything that `status` shows, in plain values; seconds and bytes."""
     live = run.members.workers()
+    known = sum(1 for _ in run.members)
+    shown = sorted(run.members, key=lambda member: not member.alive)[:MOST_SHOWN]
     waiting = [len(buffer) for buffer in run.stepper.waiting] if run.stepper is not None else []
     return {
         "run": run.name,
@@ -39,13 +43,13 @@ def state(run: Run, now: float) -> dict[str, Any]:
         "refused_strangers": run.refused_strangers,
         "streams": {name: {"length": s.length, "position": s.position} for name, s in run.streams.items()},
         "config": run.config.as_dict(),
-        "workers": {member.name: _member(member, now) for member in run.members},
+        "workers": {member.name: _member(member, now) for member in shown},
+        "hidden": known - len(shown),
     }
 
 
 def _member(member: Member, now: float) -> dict[str, Any]:
     return {
-        "role": member.role,
         "state": member.state.value,
         "group": member.group,
         "rank": member.rank,

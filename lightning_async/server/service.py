@@ -44,6 +44,7 @@ class Service:
         self._next_tick = 0.0
         self._stopped = False
         self.damaged = 0  # messages that could not be read
+        self.failures = 0  # exceptions in the coordinator, each a bug
 
     @property
     def address(self) -> str:
@@ -72,7 +73,7 @@ class Service:
             self._take(*got)
         if self._clock() >= self._next_tick:
             self._next_tick = self._clock() + TICK_S
-            self._handle(Tick())
+            self._tick()
 
     def wake(self) -> None:
         """Make a waiting `turn` return; may be called from any thread."""
@@ -93,8 +94,20 @@ class Service:
         try:
             self._handle(Received(peer, envelope))
         except Exception:
-            log.exception("a handler failed on %s; the run goes on", type(envelope.message).__name__)
+            self._complain(type(envelope.message).__name__)
             self._answer(peer, envelope.id, Reason.INTERNAL, "the server failed on this request; its log says why")
+
+    def _tick(self) -> None:
+        try:
+            self._handle(Tick())
+        except Exception:
+            self._complain("a tick")
+
+    def _complain(self, what: str) -> None:
+        """Log the exception at hand: the first of the run whole, and after the 2nd, 4th, 8th ... that it goes on."""
+        self.failures += 1
+        if self.failures & (self.failures - 1) == 0:
+            log.exception("failure %d of the server itself, on %s; the run goes on", self.failures, what)
 
     def _answer_damaged(self, peer: bytes, error: FrameError) -> None:
         self.damaged += 1

@@ -14,7 +14,7 @@ from lightning_async.wire.messages import Reason
 from lightning_async.wire.tensors import pack_tensors, unpack_tensors
 
 MOST_KEYS, LONGEST_VALUE = 1024, 65536
-MOST_STREAMS, MOST_SAMPLES = 16, 10**7
+MOST_STREAMS, MOST_SAMPLES, MOST_PASSES = 16, 10**7, 1000
 
 
 def beat(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m.Ack:
@@ -40,6 +40,8 @@ def lease(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m
             f"a data set of {lease.length} samples; this run shares one of {stream.length}. "
             'Give every worker the same data, or data="own" to train on its own',
         )
+    if lease.count > MOST_PASSES * stream.length:
+        return Refusal(Reason.LIMIT, f"a lease over more than {MOST_PASSES} passes of {stream.length} samples")
     ranges, run.streams[lease.stream] = stream.take(lease.count)
     return m.Ranges(ranges=[list(r) for r in ranges], seed=run.config.seed)
 

@@ -25,6 +25,7 @@ from lightning_async.server.members import Member
 from lightning_async.server.rules import Rules
 from lightning_async.server.store import Store
 from lightning_async.wire.frames import Frame
+from lightning_async.wire.messages import Reason
 
 NORMS_KEPT = 32
 
@@ -71,6 +72,16 @@ class Stepper:
         if isinstance(norm, Refusal):
             return norm
         self._norms[group].append(norm)
+        return None
+
+    def check_hyper(self, group: int, hyper: Sequence[Any]) -> Refusal | None:
+        """Refuse a report of hyperparameters that no optimizer of this run could have made."""
+        if not self._torch:
+            return Refusal(Reason.PROTOCOL, "hyperparameters for a run of updates") if hyper else None
+        try:
+            self._torch[group].check_report(hyper)
+        except PayloadError as error:
+            return Refusal(Reason.PROTOCOL, str(error))
         return None
 
     def add(self, group: int, slot: Slot) -> None:
@@ -136,7 +147,9 @@ class Stepper:
         stack = torch.stack(sent)
         middle = stack.median(dim=0).values if self._rules.aggregator.robust else stack.mean(dim=0)
         share = min(1.0, len(sent) / max(1, live))
-        self.store.buffers = middle if share == 1.0 else torch.lerp(self.store.buffers, middle, share)
+        before = self.store.buffers
+        mixed = middle if share == 1.0 else torch.lerp(before, middle, share)
+        self.store.buffers = torch.where(middle == before, before, mixed)  # the same infinity stays what it is
 
     def state(self) -> dict[str, Tensor]:
         """The optimizer state by name, for a checkpoint."""
@@ -147,12 +160,31 @@ class Stepper:
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Put back what `state` gave. Raises PayloadError for what does not fit; nothing is changed then."""
+        parts = self._parts(state)
         for index, outer in enumerate(self._torch):
-            outer.load({path.removeprefix(f"{index}/"): v for path, v in state.items() if path.startswith(f"{index}/")})
+            outer.check_state(parts.get(str(index), {}))
+        own = parts.get("outer", {})
+        for key, value in own.items():
+            if key not in self._outer_state or value.shape != self._outer_state[key].shape:
+                raise PayloadError(
+                    f"outer state {key[:80]!r} of {tuple(value.shape)} does not fit {self._config.outer}"
+                )
+        for index, outer in enumerate(self._torch):
+            outer.load(parts.get(str(index), {}))
+        self._outer_state |= {key: value.clone() for key, value in own.items()}
+
+    def _parts(self, state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        """The state by owner: "outer", or an optimizer's number."""
+        known = {"outer", *map(str, range(len(self._torch)))} if self._torch else {"outer"}
+        parts: dict[str, dict[str, Tensor]] = {}
         for path, value in state.items():
-            key = path.removeprefix("outer/")
-            if key in self._outer_state and value.shape == self._outer_state[key].shape:
-                self._outer_state[key] = value.clone()
+            owner, _, rest = path.partition("/")
+            if owner not in known:
+                raise PayloadError(
+                    f"outer state {path[:80]!r} belongs to nothing in a run that submits by {self._config.submit}"
+                )
+            parts.setdefault(owner, {})[rest] = value
+        return parts
 
 
 def _mean(values: Sequence[float], weights: Sequence[float]) -> float:
@@ -167,6 +199,6 @@ def _first_parameters(payload: Sequence[Frame], layout: Layout) -> tuple[Tensor,
         got = [len(frame) for frame in payload]
         raise PayloadError(f"first parameters of {got} bytes; this layout takes {[4 * layout.d, 4 * layout.b]}")
     parameters, buffers = read_floats(payload[0]), read_floats(payload[1])
-    if not bool(torch.isfinite(parameters).all()):
+    if not bool(torch.isfinite(parameters).all()) or bool(torch.isnan(buffers).any()):
         raise PayloadError("NaN or infinity in the first parameters; look at the model's initialisation")
     return parameters, buffers

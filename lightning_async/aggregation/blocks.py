@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lightning_async.aggregation import kernels
 from lightning_async.aggregation.base import Matrix, Row
 from lightning_async.errors import ConfigError
 from lightning_async.sparse import Sparse
@@ -58,20 +59,24 @@ def weighted_sum(rows: Sequence[Row], weights: Sequence[float]) -> Tensor:
     used = [(row, weight) for row, weight in zip(rows, weights, strict=True) if weight != 0.0]
     if len(used) == 1 and used[0][1] == 1.0 and isinstance(used[0][0], Tensor):
         return used[0][0]
-    total = torch.from_numpy(np.zeros(length(rows), np.float32))
-    if used and all(weight == used[0][1] for _, weight in used):
-        _accumulate(total, [(row, 1.0) for row, _ in used])
-        return total.mul_(used[0][1])
-    return _accumulate(total, used)
+    dense = [(row, weight) for row, weight in used if isinstance(row, Tensor)]
+    total = (np.empty if dense else np.zeros)(length(rows), np.float32)
+    if dense:
+        kernels.weighted_sum(arrays([row for row, _ in dense]), [weight for _, weight in dense], total)
+    for row, weight in used:
+        if isinstance(row, Sparse):
+            indices, values = _sparse_arrays(row)
+            total[indices] += values * np.float32(weight)
+    return torch.from_numpy(total)
 
 
 def gram(rows: Sequence[Row]) -> Matrix:
     """G[i, j] = <x_i, x_j>, [n, n], products and sums in float64. The Gram matrices of the parts of a vector add up."""
-    total = np.zeros((len(rows), len(rows)))
-    for _, block in blocks(rows):
-        wide = block.astype(np.float64)
-        total += wide @ wide.T
-    return total
+    dense = [row for row in rows if isinstance(row, Tensor)]
+    if len(dense) == len(rows):
+        return kernels.gram(arrays(dense))
+    parts = (kernels.gram(list(block)) for _, block in blocks(rows))
+    return sum(parts, np.zeros((len(rows), len(rows))))
 
 
 def norms(rows: Sequence[Row]) -> Matrix:
@@ -83,19 +88,6 @@ def norms(rows: Sequence[Row]) -> Matrix:
 def _square(values: Floats) -> float:
     parts = (values[start : start + BLOCK].astype(np.float64) for start in range(0, len(values), BLOCK))
     return float(sum(part @ part for part in parts))
-
-
-def _accumulate(total: Tensor, used: Sequence[tuple[Row, float]]) -> Tensor:
-    """total += weight * row, a block of every row before the next block, so that `total` stays in cache."""
-    dense = [(row, weight) for row, weight in used if isinstance(row, Tensor)]
-    for start in range(0, total.numel() if dense else 0, 4 * BLOCK):
-        part = total[start : start + 4 * BLOCK]
-        for vector, weight in dense:
-            part.add_(vector[start : start + 4 * BLOCK], alpha=weight)
-    for row, weight in used:
-        if isinstance(row, Sparse):
-            total.index_add_(0, row.indices, row.values, alpha=weight)
-    return total
 
 
 def _dense_blocks(rows: Sequence[Row], size: int) -> Iterator[tuple[Columns, Floats]]:

@@ -1,4 +1,4 @@
-"""The kernels of kernels.py compiled by numba: same result to the last bit, several times faster.
+"""The kernels of kernels.py compiled by numba: the same results, several times faster.
 
 Rows arrive as addresses, so one compilation serves any number of rows. Work goes through a scratch of [n, LANES] that
 stays in the innermost cache while n streams are read; every inner loop over lanes becomes vector instructions.
@@ -18,31 +18,60 @@ numba: Any = importlib.import_module("numba")
 extending: Any = importlib.import_module("numba.extending")
 F = TypeVar("F", bound=Callable[..., Any])
 Floats = NDArray[np.float32]
+Bits = NDArray[np.int32]
+Keys = NDArray[np.int64]
 LANES = 128
+GRAM_LANES = 256
+AHEAD = 2 * LANES
+LINE_BYTES = 64
 jit: Callable[[F], F] = numba.njit(cache=True, nogil=True, error_model="numpy")
+summing: Callable[[F], F] = numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})
+
+
+def _pointer_to(kind: Any) -> Any:
+    """int -> pointer: lets a kernel take any number of separate rows without one compilation per number."""
+
+    @extending.intrinsic  # type: ignore[untyped-decorator]
+    def pointer(context: Any, address: Any) -> Any:
+        def generate(target: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return builder.inttoptr(args[0], target.get_value_type(signature.return_type))
+
+        return numba.types.CPointer(kind)(address), generate
+
+    return pointer
+
+
+_floats_at, _bits_at = _pointer_to(numba.types.float32), _pointer_to(numba.types.int32)
 
 
 @extending.intrinsic  # type: ignore[untyped-decorator]
-def _pointer(context: Any, address: Any) -> Any:
-    """int -> float*: lets a kernel take any number of separate rows without one compilation per number."""
+def _prefetch(context: Any, address: Any) -> Any:
+    """Ask for the cache line at an address, any address, while the processor sorts what it has."""
 
     def generate(target: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], target.get_value_type(signature.return_type))
+        ir = importlib.import_module("llvmlite.ir")
+        pointer = builder.inttoptr(args[0], ir.IntType(8).as_pointer())
+        flags = [ir.Constant(ir.IntType(32), value) for value in (0, 3, 1)]
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, *(flag.type for flag in flags)])
+        builder.call(builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind), [pointer, *flags])
+        return target.get_dummy_value()
 
-    return numba.types.CPointer(numba.types.float32)(address), generate
+    return numba.types.void(numba.types.int64), generate
 
 
 @jit
-def _load(addresses: NDArray[np.int64], d: int, start: int, lines: Floats) -> None:
+def _load(addresses: NDArray[np.int64], start: int, count: int, lines: Floats) -> None:
     for i in range(len(addresses)):
-        row = numba.carray(_pointer(addresses[i]), d)
-        line = lines[i]
-        for x in range(min(LANES, d - start)):
-            line[x] = row[start + x]
+        here, line = addresses[i] + 4 * start, lines[i]
+        row = numba.carray(_floats_at(here), LANES)
+        for x in range(count):
+            line[x] = row[x]
+        for x in range(0, 4 * LANES, LINE_BYTES):
+            _prefetch(here + 4 * AHEAD + x)
 
 
 @jit
-def _exchange(lines: Floats, network: NDArray[np.int64]) -> None:
+def _exchange(lines: Floats | Keys, network: NDArray[np.int64]) -> None:
     for p in range(len(network)):
         a, b = lines[network[p, 0]], lines[network[p, 1]]
         for x in range(LANES):
@@ -52,29 +81,40 @@ def _exchange(lines: Floats, network: NDArray[np.int64]) -> None:
 
 
 @jit
-def _exchange_pairs(lines: Floats, shares: Floats, network: NDArray[np.int64]) -> None:
-    for p in range(len(network)):
-        i, k = network[p, 0], network[p, 1]
-        a, b, s, t = lines[i], lines[k], shares[i], shares[k]
-        for x in range(LANES):
-            u, v, g, h = a[x], b[x], s[x], t[x]
-            swap = (v < u) | ((v == u) & (h < g))
-            a[x] = v if swap else u
-            b[x] = u if swap else v
-            s[x] = h if swap else g
-            t[x] = g if swap else h
+def _load_keys(addresses: NDArray[np.int64], weights: Bits, start: int, count: int, keys: Keys) -> None:
+    for i in range(len(addresses)):
+        here, key = addresses[i] + 4 * start, keys[i]
+        row = numba.carray(_bits_at(here), LANES)
+        weight = np.int64(weights[i])
+        for x in range(count):
+            bits = row[x]
+            ordered = bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF))
+            key[x] = (np.int64(ordered) << np.int64(32)) | weight
+        for x in range(0, 4 * LANES, LINE_BYTES):
+            _prefetch(here + 4 * AHEAD + x)
 
 
 @jit
-def _offsets(lines: Floats, keep: int, first: NDArray[np.int32]) -> None:
+def _split(keys: Keys, lines: Bits, shares: Bits) -> None:
+    for i in range(len(keys)):
+        key, line, share = keys[i], lines[i], shares[i]
+        for x in range(LANES):
+            ordered = np.int32(key[x] >> np.int64(32))
+            line[x] = ordered ^ ((ordered >> np.int32(31)) & np.int32(0x7FFFFFFF))
+            share[x] = np.int32(key[x] & np.int64(0x7FFFFFFF))
+
+
+# Ranks are float32 here: numba widens int32 sums to int64, which halves the lanes of a vector instruction.
+@jit
+def _offsets(lines: Floats, keep: int, first: Floats) -> None:
     n = len(lines)
     below, above = lines[(n - 1) // 2], lines[n // 2]
-    first[:] = 0
+    first[:] = np.float32(0.0)
     for s in range(n - keep):
         low, high = lines[s], lines[s + keep]
         for x in range(LANES):
             centre = (below[x] + above[x]) * np.float32(0.5)
-            first[x] += np.int32(1) if high[x] - centre < centre - low[x] else np.int32(0)
+            first[x] += np.float32(1.0) if high[x] - centre < centre - low[x] else np.float32(0.0)
 
 
 @jit
@@ -83,34 +123,43 @@ def middle(addresses: NDArray[np.int64], network: NDArray[np.int64], low: int, h
     lines, total = np.zeros((len(addresses), LANES), np.float32), np.zeros(LANES, np.float32)
     scale = np.float32(1.0) / np.float32(high - low)
     for start in range(0, len(out), LANES):
-        _load(addresses, len(out), start, lines)
+        count = min(LANES, len(out) - start)
+        _load(addresses, start, count, lines)
         _exchange(lines, network)
         total[:] = lines[low]
         for i in range(low + 1, high):
             line = lines[i]
             for x in range(LANES):
                 total[x] += line[x]
-        for x in range(min(LANES, len(out) - start)):
-            out[start + x] = total[x] * scale
+        part = out[start : start + count]
+        for x in range(count):
+            part[x] = total[x] * scale
 
 
 @jit
 def nearest(addresses: NDArray[np.int64], network: NDArray[np.int64], keep: int, out: Floats) -> None:
     """out = mean of the `keep` values nearest to the median."""
     lines, total = np.zeros((len(addresses), LANES), np.float32), np.zeros(LANES, np.float32)
-    first = np.zeros(LANES, np.int32)
+    first, width = np.zeros(LANES, np.float32), np.float32(keep)
     scale = np.float32(1.0) / np.float32(keep)
     for start in range(0, len(out), LANES):
-        _load(addresses, len(out), start, lines)
+        count = min(LANES, len(out) - start)
+        _load(addresses, start, count, lines)
         _exchange(lines, network)
         _offsets(lines, keep, first)
         total[:] = np.float32(0.0)
         for i in range(len(lines)):
-            line = lines[i]
-            for x in range(LANES):
-                total[x] += line[x] if (first[x] <= i) & (i < first[x] + keep) else np.float32(0.0)
-        for x in range(min(LANES, len(out) - start)):
-            out[start + x] = total[x] * scale
+            line, rank = lines[i], np.float32(i)
+            if len(lines) - keep <= i < keep:
+                for x in range(LANES):
+                    total[x] += line[x]
+            else:
+                for x in range(LANES):
+                    inside = (first[x] <= rank) & (rank < first[x] + width)
+                    total[x] += line[x] if inside else np.float32(0.0)
+        part = out[start : start + count]
+        for x in range(count):
+            part[x] = total[x] * scale
 
 
 @jit
@@ -124,22 +173,76 @@ def weighted(
 ) -> None:
     """out = weighted mean of `keep` values: from rank `low`, or, where `low` < 0, the ones nearest to the median."""
     shape = (len(addresses), LANES)
-    lines, shares = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-    total, mass, first = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32), np.full(LANES, low, np.int32)
+    keys, lines, shares = np.zeros(shape, np.int64), np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    total, mass = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32)
+    first, width = np.full(LANES, low, np.float32), np.float32(keep)
     for start in range(0, len(out), LANES):
-        _load(addresses, len(out), start, lines)
-        for i in range(len(lines)):
-            shares[i, :] = weights[i]
-        _exchange_pairs(lines, shares, network)
+        count = min(LANES, len(out) - start)
+        _load_keys(addresses, weights.view(np.int32), start, count, keys)
+        _exchange(keys, network)
+        _split(keys, lines.view(np.int32), shares.view(np.int32))
         if low < 0:
             _offsets(lines, keep, first)
         total[:] = np.float32(0.0)
         mass[:] = np.float32(0.0)
         for i in range(len(lines)):
-            line, share = lines[i], shares[i]
+            line, share, rank = lines[i], shares[i], np.float32(i)
             for x in range(LANES):
-                inside = (first[x] <= i) & (i < first[x] + keep)
+                inside = (first[x] <= rank) & (rank < first[x] + width)
                 total[x] += line[x] * share[x] if inside else np.float32(0.0)
                 mass[x] += share[x] if inside else np.float32(0.0)
-        for x in range(min(LANES, len(out) - start)):
-            out[start + x] = total[x] / mass[x]
+        part = out[start : start + count]
+        for x in range(count):
+            part[x] = total[x] / mass[x]
+
+
+@jit
+def weighted_sum(addresses: NDArray[np.int64], coefficients: Floats, scale: np.float32, out: Floats) -> None:
+    """out = scale * sum_i coefficients[i] * row i."""
+    lines, total = np.zeros((len(addresses), LANES), np.float32), np.zeros(LANES, np.float32)
+    for start in range(0, len(out), LANES):
+        count = min(LANES, len(out) - start)
+        _load(addresses, start, count, lines)
+        total[:] = np.float32(0.0)
+        for i in range(len(lines)):
+            line, coefficient = lines[i], coefficients[i]
+            for x in range(LANES):
+                total[x] += line[x] * coefficient
+        part = out[start : start + count]
+        for x in range(count):
+            part[x] = total[x] * scale
+
+
+@summing
+def _products(lines: NDArray[np.float64], i: int, k: int, total: NDArray[np.float64]) -> None:
+    a, b, c, d = lines[i], lines[i + 1], lines[k], lines[k + 1]
+    ac, ad, bc, bd = 0.0, 0.0, 0.0, 0.0
+    for x in range(GRAM_LANES):
+        ac += a[x] * c[x]
+        ad += a[x] * d[x]
+        bc += b[x] * c[x]
+        bd += b[x] * d[x]
+    total[i, k] += ac
+    total[i, k + 1] += ad
+    total[i + 1, k] += bc
+    total[i + 1, k + 1] += bd
+
+
+@jit
+def gram(addresses: NDArray[np.int64], d: int, total: NDArray[np.float64]) -> None:
+    """total += the Gram matrix of the rows, its upper half, in tiles of 2 x 2; total is [m, m] with m even, m >= n."""
+    n, m = len(addresses), len(total)
+    lines = np.zeros((m, GRAM_LANES))
+    for start in range(0, d, GRAM_LANES):
+        count = min(GRAM_LANES, d - start)
+        for i in range(n):
+            here, line = addresses[i] + 4 * start, lines[i]
+            row = numba.carray(_floats_at(here), GRAM_LANES)
+            for x in range(count):
+                line[x] = row[x]
+            for x in range(0, 4 * GRAM_LANES, LINE_BYTES):
+                _prefetch(here + 4 * AHEAD + x)
+            line[count:] = 0.0
+        for i in range(0, m, 2):
+            for k in range(i, m, 2):
+                _products(lines, i, k, total)

@@ -1,24 +1,27 @@
-"""Sort n values per coordinate and average some of them: numpy here, the same compiled in compiled.py where numba is.
+"""What is computed per coordinate: in numpy here, the same compiled in compiled.py where numba is installed.
 
-Both run the same network, then add in the same order, so that they agree to the last bit. Values must be finite:
-a NaN has no rank. Weighted values are ordered by (value, weight), so that the order of the rows never matters.
+Both sort by the same network and add in the same order, so that they agree to the last bit (`gram`: to the rounding of
+float64). Values must be finite: a NaN has no rank. Weighted values are sorted as one integer each, (value, weight), so
+that the same network serves and the order of the rows never matters.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from types import ModuleType
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from lightning_async.aggregation.base import Block
+from lightning_async.aggregation.base import Block, Matrix
 from lightning_async.aggregation.networks import Comparators, selecting, sorting
 
 CHUNK = 1 << 13
+LOW_BITS = np.int32(0x7FFFFFFF)
 Floats = NDArray[np.float32]
 Lines = list[Floats]
 
@@ -61,6 +64,37 @@ def nearest(rows: Block, weights: NDArray[np.float64] | None, keep: int, out: Fl
             part *= np.float32(1.0) / np.float32(keep)
 
 
+def weighted_sum(rows: Block, weights: Sequence[float], out: Floats) -> None:
+    """out [b] = sum_i weights[i] * rows[i]; equal weights are applied once, to the sum."""
+    equal = all(weight == weights[0] for weight in weights)
+    each, scale = ([1.0] * len(rows), weights[0]) if equal else (weights, 1.0)
+    narrow, fast = np.array(each, np.float32), compiled()
+    if fast is not None:
+        fast.weighted_sum(_addresses(rows), narrow, np.float32(scale), out)
+        return
+    for start in range(0, len(out), CHUNK):
+        part = out[start : start + CHUNK]
+        part[:] = 0.0
+        for row, weight in zip(rows, narrow, strict=True):
+            part += row[start : start + CHUNK] * weight
+        part *= np.float32(scale)
+
+
+def gram(rows: Block) -> Matrix:
+    """G[i, j] = sum over coordinates of rows[i] * rows[j], [n, n]; products exact, sums in float64."""
+    n, d, fast = len(rows), len(rows[0]), compiled()
+    if fast is not None:
+        upper = np.zeros((n + n % 2, n + n % 2))
+        fast.gram(_addresses(rows), d, upper)
+        half = np.triu(upper[:n, :n])
+        return half + np.triu(half, 1).T
+    total = torch.zeros(n, n, dtype=torch.float64)
+    for start in range(0, d, CHUNK):
+        wide = torch.stack([torch.from_numpy(row[start : start + CHUNK]).double() for row in rows])
+        total.addmm_(wide, wide.T)
+    return np.array(total.tolist())
+
+
 def _weighted(
     rows: Block, weights: NDArray[np.float64], network: Comparators, low: int, keep: int, out: Floats
 ) -> None:
@@ -69,8 +103,10 @@ def _weighted(
         fast.weighted(_addresses(rows), narrow, network, low, keep, out)
         return
     for lines, part in _chunks(rows, out):
-        shares = [np.full(len(part), weight, np.float32) for weight in narrow]
-        _exchange_pairs(lines, shares, network)
+        keys = [_keys(line, weight) for line, weight in zip(lines, narrow.view(np.int32).tolist(), strict=True)]
+        _exchange(keys, network)
+        lines = [_ordered((key >> 32).astype(np.int32)).view(np.float32) for key in keys]
+        shares = [(key & LOW_BITS).astype(np.int32).view(np.float32) for key in keys]
         first = _offsets(lines, keep) if low < 0 else np.full(len(part), low, np.int32)
         total, mass = np.zeros_like(part), np.zeros_like(part)
         for i, (line, share) in enumerate(zip(lines, shares, strict=True)):
@@ -91,7 +127,7 @@ def _chunks(rows: Block, out: Floats) -> Iterator[tuple[Lines, Floats]]:
         yield [row[start : start + CHUNK].copy() for row in rows], out[start : start + CHUNK]
 
 
-def _exchange(lines: Lines, network: Comparators) -> None:
+def _exchange(lines: Lines | list[NDArray[np.int64]], network: Comparators) -> None:
     spare = np.empty_like(lines[0])
     for i, k in network.tolist():
         np.minimum(lines[i], lines[k], out=spare)
@@ -99,11 +135,16 @@ def _exchange(lines: Lines, network: Comparators) -> None:
         lines[i], spare = spare, lines[i]
 
 
-def _exchange_pairs(lines: Lines, shares: Lines, network: Comparators) -> None:
-    for i, k in network.tolist():
-        swap = (lines[k] < lines[i]) | ((lines[k] == lines[i]) & (shares[k] < shares[i]))
-        for values in (lines, shares):
-            values[i], values[k] = np.where(swap, values[k], values[i]), np.where(swap, values[i], values[k])
+def _keys(line: Floats, weight: int) -> NDArray[np.int64]:
+    """One int64 per value, ordered as (value, weight): the ordered bits of the value, then the bits of the weight."""
+    key: NDArray[np.int64] = (_ordered(line.view(np.int32)).astype(np.int64) << 32) | weight
+    return key
+
+
+def _ordered(bits: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Bits of floats -> integers in the same order, and back: a negative float's bits count downwards."""
+    ordered: NDArray[np.int32] = bits ^ ((bits >> 31) & LOW_BITS)
+    return ordered
 
 
 def _mean(lines: Lines, part: Floats) -> None:

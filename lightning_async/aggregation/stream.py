@@ -98,7 +98,7 @@ def _few_blocks(rows: Sequence[Row]) -> list[NDArray[np.float32]]:
 
 
 def _mixed(mixing: Matrix, block: NDArray[np.float32]) -> NDArray[np.float32]:
-    return mixing.astype(np.float32) @ block
+    return np.asarray(torch.from_numpy(mixing).float() @ torch.from_numpy(block))
 
 
 def _picked(mixing: Matrix) -> list[int] | None:
@@ -109,8 +109,9 @@ def _picked(mixing: Matrix) -> list[int] | None:
 
 
 def _streamed(rows: Sequence[Row], made: Plan, end: Combine) -> Tensor:
-    target, picked = np.zeros(length(rows), np.float32), _picked(made.mixing)
+    d, picked = length(rows), _picked(made.mixing)
     dense = [row for row in rows if isinstance(row, Tensor)]
+    target = (np.empty if dense else np.zeros)(d, np.float32)
     if picked is not None and len(dense) == len(rows):
         memory = arrays(dense)
         end.reduce([memory[i] for i in picked], made.weights, target)

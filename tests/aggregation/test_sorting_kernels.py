@@ -66,6 +66,9 @@ def results(rows, weights):
         for keep in {1, n // 2 + 1, n}:
             made.append(np.empty(len(rows[0]), np.float32))
             kernels.nearest(rows, given, keep, made[-1])
+    for given in (weights, [0.3] * n):
+        made.append(np.empty(len(rows[0]), np.float32))
+        kernels.weighted_sum(rows, list(given), made[-1])
     return made
 
 
@@ -79,6 +82,17 @@ def test_compiled_equals_numpy_to_the_last_bit(n, b, monkeypatch):
     monkeypatch.setattr(kernels, "compiled", lambda: None)
     for a, c in zip(fast, results(rows, weights), strict=True):
         np.testing.assert_array_equal(a, c)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("n", [1, 2, 5, 10, 11])
+@pytest.mark.parametrize("b", LENGTHS)
+def test_gram_is_exact_to_float64(n, b, fast, monkeypatch):
+    if not fast:
+        monkeypatch.setattr(kernels, "compiled", lambda: None)
+    x = np.random.default_rng(b).normal(size=(n, b)).astype(np.float32)
+    wide = x.astype(np.float64)
+    np.testing.assert_allclose(kernels.gram(list(x)), wide @ wide.T, rtol=1e-12, atol=1e-10)
 
 
 @pytest.mark.parametrize("fast", [True, False])

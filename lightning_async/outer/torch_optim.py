@@ -8,6 +8,7 @@ present hyperparameters beside their initial values (`hyper_of`), and the server
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
@@ -93,7 +94,7 @@ class TorchOuter:
         groups = [self._read_group(group, cls, tensors) for group in rows]
         try:
             self._optimizer = cls(groups)
-        except (TypeError, ValueError, LookupError, RuntimeError) as error:
+        except (TypeError, ValueError) as error:
             raise PayloadError(f"{cls.__name__}: {error}") from error
         self._initial = [{key: g[key] for key in SCHEDULED if key in g} for g in self._optimizer.param_groups]
 
@@ -111,6 +112,7 @@ class TorchOuter:
                 settings = {key: _checked(key, hyper[key]) for key in known if key in hyper} | {
                     key: value for key, value in PINNED.items() if key in known
                 }
+                _try(cls, settings)
                 return {"params": [self._view(name, tensors) for name in names], **settings}
         raise PayloadError(f"an optimizer group must hold names and hyper; got {str(group)[:80]}")
 
@@ -168,6 +170,15 @@ class TorchOuter:
         for path, value in state.items():
             name, _, key = path.rpartition("/")
             self._optimizer.state[self._named[name]][key] = value.clone()
+
+
+def _try(cls: Callable[..., torch.optim.Optimizer], settings: Mapping[str, Any]) -> None:
+    """Let torch judge the settings of a group; in a group, unlike here, it believes them. Raises PayloadError."""
+    accepted = inspect.signature(cls).parameters
+    try:
+        cls([nn.Parameter(torch.zeros(1, dtype=torch.float32))], **{k: v for k, v in settings.items() if k in accepted})
+    except (TypeError, ValueError, LookupError, RuntimeError) as error:
+        raise PayloadError(f"{getattr(cls, '__name__', cls)}: {error}") from error
 
 
 def _checked(key: str, value: Any) -> Any:

@@ -65,6 +65,16 @@ def bind(codec: Codec, shapes: Sequence[Shape]) -> Codec:
     return codec if codec.bind is None else codec.bind(tuple(tuple(shape) for shape in shapes))
 
 
+def with_feedback(codec: Codec, vector: Tensor, residual: Tensor, beta: float, state: State) -> tuple[Payload, State]:
+    """The codec's own `feedback`, or the same for any codec through one decoded vector."""
+    if codec.feedback is not None:
+        return codec.feedback(vector, residual, beta, state)
+    residual.mul_(beta).add_(vector)
+    payload, state = codec.encode(residual, state)
+    residual.sub_(codec.decode(payload, residual.numel()).to(residual.device))
+    return payload, state
+
+
 def stateless(d: int) -> State:
     """The state of a codec that remembers nothing."""
     return {}

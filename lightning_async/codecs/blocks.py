@@ -14,7 +14,7 @@ from typing import TypeAlias
 import numpy as np
 
 from lightning_async.codecs.envelope import Array
-from lightning_async.codecs.kernels import compiled
+from lightning_async.codecs import kernels
 
 Key: TypeAlias = int | None
 
@@ -39,11 +39,11 @@ def quantise(x: Array, block: int, levels: int, scales: Array, q: Array, key: Ke
 
     `first` is the position of x[0] in the whole vector, which a `key`'s random numbers depend on.
     """
-    kernels = compiled()
-    if kernels is None:
+    fast = kernels.compiled()
+    if fast is None:
         return _quantise(x, block, levels, scales, q, key, first)
     stochastic = key is not None
-    kernels.quantise(x, block, levels, largest_scale(levels), stochastic, np.uint32(key or 0), first, scales, q)
+    fast.quantise(x, block, levels, largest_scale(levels), stochastic, np.uint32(key or 0), first, scales, q)
     return None
 
 
@@ -62,9 +62,9 @@ def _quantise(x: Array, block: int, levels: int, scales: Array, q: Array, key: K
 
 def dequantise(scales: Array, q: Array, block: int, out: Array) -> None:
     """Writes q * scale (float32 [n]) of checked scales."""
-    kernels = compiled()
-    if kernels is not None:
-        kernels.dequantise(scales, q, block, out)
+    fast = kernels.compiled()
+    if fast is not None:
+        fast.dequantise(scales, q, block, out)
         return
     np.multiply(q, np.repeat(floats(scales), block)[: q.size], out=out, dtype=np.float32, casting="unsafe")
 

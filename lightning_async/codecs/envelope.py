@@ -22,7 +22,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from lightning_async.codecs.base import Payload
-from lightning_async.codecs.kernels import compiled
+from lightning_async.codecs import kernels
 from lightning_async.errors import PayloadError
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
@@ -130,8 +130,8 @@ def _row_sums(rows: Array, sums: Array) -> None:
     if rows.size == 0:
         return
     words = rows.view("<u8") if rows.ctypes.data % 8 == 0 else rows.copy().view("<u8")
-    kernels = compiled()
-    if kernels is None:
+    fast = kernels.compiled()
+    if fast is None:
         np.matmul(words.reshape(-1, ROW), KEYS, out=sums)
     else:
-        kernels.row_sums(words, KEYS, sums)
+        fast.row_sums(words, KEYS, sums)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lightning_async import spec
-from lightning_async.codecs.base import Codec, Payload, Shape, State, checked
+from lightning_async.codecs.base import Codec, Payload, Shape, State, checked, with_feedback
 from lightning_async.codecs.topk import topk
 from lightning_async.errors import ConfigError
 
@@ -40,10 +40,7 @@ def _error_feedback(inner: Codec, beta: float) -> Codec:
         vector = checked(vector)
         rest = dict(state)
         residual = _beside(rest.pop(RESIDUAL), vector)
-        if inner.feedback is None:
-            payload, rest = _feedback(inner, vector, residual, beta, rest)
-        else:
-            payload, rest = inner.feedback(vector, residual, beta, rest)
+        payload, rest = with_feedback(inner, vector, residual, beta, rest)
         return payload, {RESIDUAL: residual, **rest}
 
     def fold_back(payload: Payload, state: State) -> State:
@@ -78,11 +75,3 @@ def _beside(residual: Tensor, vector: Tensor) -> Tensor:
             f"a codec's state for {residual.numel()} numbers got {vector.numel()}; init it for this layout"
         )
     return residual.to(vector.device)
-
-
-def _feedback(inner: Codec, vector: Tensor, residual: Tensor, beta: float, state: State) -> tuple[Payload, State]:
-    """For any codec, through one decoded vector."""
-    residual.mul_(beta).add_(vector)
-    payload, state = inner.encode(residual, state)
-    residual.sub_(inner.decode(payload, residual.numel()).to(residual.device))
-    return payload, state

@@ -12,7 +12,7 @@ from lightning_async.codecs.base import Payload
 
 
 def as_payload(tensor: Tensor) -> memoryview:
-    """The bytes of a contiguous vector of numbers that numpy knows; on the CPU a view that keeps the tensor's memory alive."""
+    """The bytes of a contiguous vector; on the CPU a view, which keeps the tensor's memory alive."""
     return tensor.detach().cpu().numpy().reshape(-1).view(np.uint8).data
 
 

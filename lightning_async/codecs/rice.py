@@ -17,7 +17,7 @@ import struct
 import numpy as np
 
 from lightning_async.codecs.envelope import Array, Reader
-from lightning_async.codecs.kernels import compiled
+from lightning_async.codecs import kernels
 from lightning_async.errors import PayloadError
 
 WIDEST = 24
@@ -38,12 +38,12 @@ def encode(values: Array, widths: Array) -> bytes:
     high = values >> widths
     unary = np.zeros((int(high.sum()) + values.size + 7) // 8, dtype=np.uint8)
     low = np.zeros((int(widths.sum(dtype=np.int64)) + 7) // 8 + 8, dtype=np.uint8)
-    kernels = compiled()
-    if kernels is None:
+    fast = kernels.compiled()
+    if fast is None:
         _put_low(values & ((1 << widths.astype(np.int64)) - 1), widths, low)
         _put_unary(high, unary)
     else:
-        kernels.rice_encode(values, widths, low, unary)
+        fast.rice_encode(values, widths, low, unary)
     return struct.pack("<I", unary.size) + low[:-8].tobytes() + unary.tobytes()
 
 
@@ -58,8 +58,8 @@ def decode(reader: Reader, widths: Array, most: int) -> Array:
     low[:-8] = reader.take(low.size - 8)
     unary = reader.take(size)
     values = np.empty(widths.size, dtype=np.int64)
-    kernels = compiled()
-    found = _get(low, unary, widths, values) if kernels is None else kernels.rice_decode(low, unary, widths, values)
+    fast = kernels.compiled()
+    found = _get(low, unary, widths, values) if fast is None else fast.rice_decode(low, unary, widths, values)
     if not found:
         raise PayloadError(f"a {reader.name} payload's unary string does not hold {widths.size} numbers; refuse it")
     return values

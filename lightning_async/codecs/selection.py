@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_async.codecs.kernels import compiled_select
+from lightning_async.codecs import kernels
 
 Chunk: TypeAlias = int | None
 
@@ -47,13 +47,13 @@ def accumulate(vector: Tensor, residual: Tensor, beta: float, density: float, ch
 
 
 def _select(vector: Tensor, target: Tensor, beta: float | None, density: float, chunk: Chunk) -> Tensor:
-    kernels = compiled_select() if target.device.type == "cpu" else None
-    if chunk is not None and kernels is not None:
+    fast = kernels.compiled_select() if target.device.type == "cpu" else None
+    if chunk is not None and fast is not None:
         length = max(1, min(chunk, target.numel()))
         k, last = share(length, density), share(target.numel() % length, density)
         indices = np.empty(kept(target.numel(), density, chunk), dtype=np.int64)
         weight = np.float32(0 if beta is None else beta)
-        n = kernels.select(vector.numpy(), target.numpy(), weight, beta is not None, length, k, last, indices)
+        n = fast.select(vector.numpy(), target.numpy(), weight, beta is not None, length, k, last, indices)
         return torch.from_numpy(indices[:n])
     if beta is not None:
         target.mul_(beta).add_(vector)
@@ -131,10 +131,10 @@ def _guess(target: Tensor, k: int, wanted: float) -> int:
 
 def _reaching(target: Tensor, threshold: int, most: int) -> Tensor | None:
     """Positions whose magnitude's bits are at least `threshold`; None where they are more than `most`."""
-    kernels = compiled_select() if target.device.type == "cpu" else None
-    if kernels is not None:
+    fast = kernels.compiled_select() if target.device.type == "cpu" else None
+    if fast is not None:
         indices = np.empty(min(target.numel(), most), dtype=np.int64)
-        n = kernels.collect(target.numpy(), np.int32(threshold), indices)
+        n = fast.collect(target.numpy(), np.int32(threshold), indices)
         return None if n < 0 else torch.from_numpy(indices[:n])
     found, n = [torch.empty(0, dtype=torch.int64, device=target.device)], 0
     for i, piece in enumerate(torch.split(target, AT_ONCE)):

@@ -6,10 +6,14 @@ from collections.abc import Callable
 
 from lightning_async import spec
 from lightning_async.codecs.base import Codec
+from lightning_async.codecs.by_size import by_size
 from lightning_async.codecs.chain import chain
 from lightning_async.codecs.dense import bf16, fp16, none
 from lightning_async.codecs.feedback import error_feedback
 from lightning_async.codecs.integers import int4, int8
+from lightning_async.codecs.lowrank import powersgd
+from lightning_async.codecs.randomk import randomk
+from lightning_async.codecs.signs import signsgd
 from lightning_async.codecs.topk import topk
 
 CODECS: dict[str, Callable[..., Codec]] = {
@@ -19,8 +23,12 @@ CODECS: dict[str, Callable[..., Codec]] = {
     "int8": int8,
     "int4": int4,
     "topk": topk,
+    "randomk": randomk,
+    "signsgd": signsgd,
+    "powersgd": powersgd,
     "chain": chain,
     "error_feedback": error_feedback,
+    "by_size": by_size,
 }
 
 SHORT = {"topk": "error_feedback(topk())"}

@@ -63,7 +63,7 @@ def _topk(name: str, density: float, chunk: int | None, values: Values, then: Ca
 
     def feedback(vector: Tensor, residual: Tensor, beta: float, state: State) -> tuple[Payload, State]:
         places = selection.accumulate(vector, residual, beta, density, chunk)
-        numbers = residual[places]
+        numbers = residual.index_select(0, places)
         if not finite(numbers):
             raise ConfigError("residual + vector is beyond float32; start the codec's state anew and look at the loss")
         payload, sent = pack(places, numbers, vector.numel())

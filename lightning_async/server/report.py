@@ -25,8 +25,8 @@ def line(run: Run) -> str:
 def state(run: Run, now: float) -> dict[str, Any]:
     """Everything that `status` shows, in plain values; seconds and bytes."""
     live = run.members.workers()
-    known = sum(1 for _ in run.members)
-    shown = sorted(run.members, key=lambda member: not member.alive)[:MOST_SHOWN]
+    workers = [member for member in run.members if member.role == "worker"]
+    shown = sorted(workers, key=lambda member: not member.alive)[:MOST_SHOWN]
     waiting = [len(buffer) for buffer in run.stepper.waiting] if run.stepper is not None else []
     return {
         "run": run.name,
@@ -44,7 +44,8 @@ def state(run: Run, now: float) -> dict[str, Any]:
         "streams": {name: {"length": s.length, "position": s.position} for name, s in run.streams.items()},
         "config": run.config.as_dict(),
         "workers": {member.name: _member(member, now) for member in shown},
-        "hidden": known - len(shown),
+        "hidden": len(workers) - len(shown),
+        "observers": sum(1 for member in run.members if member.role == "observer" and member.alive),
     }
 
 

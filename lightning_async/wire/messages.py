@@ -95,6 +95,8 @@ class Leave:
     """I go; what I pushed stays."""
 
     why: str = ""
+    sent_bytes: int = 0  # as in Beat, this message not counted
+    received_bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

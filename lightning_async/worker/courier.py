@@ -85,7 +85,6 @@ class Courier:
         self._make_link, self._d, self._b = link, d, b
         self.welcome: Welcome | None = None
         self.stop_asked = False
-        self.live_workers = 0
         self._have = -1
         self._acknowledged = 0
         self._jobs: deque[Callable[[], None]] = deque()
@@ -246,7 +245,6 @@ class Courier:
         self._notify()
 
     def _on_ack(self, ack: Ack) -> None:
-        self.live_workers = ack.live
         self.stop_asked = self.stop_asked or ack.stop
         if ack.version > self._have >= 0 and not self._busy and not self._pulling and not self._arrivals:
             self._pull(0.0, counts=False)

@@ -198,11 +198,6 @@ class Engine:
         return self._courier.stop_asked
 
     @property
-    def live_workers(self) -> int:
-        """Workers that are in the run, as the server last said."""
-        return self._courier.live_workers
-
-    @property
     def traffic(self) -> Traffic:
         """Bytes at this worker's socket so far."""
         return self._courier.traffic

@@ -139,7 +139,9 @@ class Link:
         done: list[Reply] = []
         deadline = self._clock() + wait_s
         if self.joined:
-            self.request(Leave(why=why), lambda reply, _: done.append(reply))
+            traffic = self.traffic()
+            leave = Leave(why=why, sent_bytes=traffic.sent_bytes, received_bytes=traffic.received_bytes)
+            self.request(leave, lambda reply, _: done.append(reply))
         try:
             while self.joined and not done and self._clock() < deadline:
                 frames = self.connection.receive(0.05)

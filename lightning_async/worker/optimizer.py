@@ -61,7 +61,7 @@ class AsyncOptimizer(torch.optim.Optimizer):
         """Whether the server has said that the run is over."""
         return self.engine.stop_asked
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of the wrapped optimizer; each round's end sends an update, each arrival is merged after a step."""
         return self._wrapped.step() if closure is None else self._wrapped.step(closure=closure)
 

@@ -1,0 +1,84 @@
+"""The strategy's arguments: what a user may write, and what becomes of it.
+
+A member of a family may be a spec string ("topk(density=0.01)"), the object itself, or, from YAML, a mapping with
+`class_path` and `init_args`; all become the same canonical spec. An argument that was not given is None: an embedded
+server then uses its default, a remote one decides, and only given ones are claims that the run's must agree with.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeAlias
+
+from lightning_async.aggregation import AGGREGATORS, aggregator
+from lightning_async.codecs import CODECS, codec
+from lightning_async.config import RunConfig
+from lightning_async.errors import ConfigError
+from lightning_async.outer import OUTERS, outer
+from lightning_async.staleness import POLICIES, WEIGHTS, policy, weight
+
+Member: TypeAlias = Any
+
+FAMILIES: dict[str, tuple[Mapping[str, Callable[..., Any]], Callable[[Any], Any]]] = {
+    "compression": (CODECS, codec),
+    "download_compression": (CODECS, codec),
+    "aggregation": (AGGREGATORS, aggregator),
+    "outer": (OUTERS, outer),
+    "staleness": (POLICIES, policy),
+    "weight": (WEIGHTS, weight),
+}
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the user gave: run configuration by name, canonical, without what was left out."""
+
+    values: dict[str, Any]
+
+    def config(self, workers: int) -> RunConfig:
+        """The configuration of an embedded server for `workers` local workers."""
+        values = dict(self.values)
+        if values.get("submit") == "gradient":
+            values.setdefault("local_steps", 1)
+        values.setdefault("seed", int(os.environ.get("PL_GLOBAL_SEED", "0") or 0))
+        return replace(RunConfig(workers=workers), **values)
+
+    def claims(self) -> dict[str, str]:
+        """What a remote run must agree with, name -> repr."""
+        return {name: repr(value) for name, value in self.values.items()}
+
+
+def given(**values: Any) -> Given:
+    """Read the strategy's arguments; None is "not given". Raises ConfigError."""
+    known = {field.name for field in fields(RunConfig)}
+    kept = {name: canonical(name, value) for name, value in values.items() if value is not None}
+    result = Given({name: value for name, value in kept.items() if name in known})
+    result.config(workers=1)  # says at once what cannot be
+    return result
+
+
+def canonical(name: str, value: Member) -> Any:
+    """The canonical spec of a family's member; other arguments as they are."""
+    if name not in FAMILIES:
+        return value
+    table, make = FAMILIES[name]
+    if isinstance(value, Mapping):
+        value = _from_mapping(name, value, table)
+    return make(value).spec
+
+
+def _from_mapping(name: str, value: Mapping[str, Any], table: Mapping[str, Callable[..., Any]]) -> Any:
+    """`{class_path: lightning_async.outer.nesterov, init_args: {lr: 0.7}}`, nested in lists as needed."""
+    path, arguments = value.get("class_path"), value.get("init_args", {})
+    if not isinstance(path, str) or not isinstance(arguments, Mapping) or set(value) - {"class_path", "init_args"}:
+        raise ConfigError(f"{name}: got {dict(value)!r}; expected a spec string, or class_path and init_args")
+    member = path.rpartition(".")[2]
+    factory = table.get(member)
+    if factory is None:
+        raise ConfigError(f"{name}: unknown class_path {path!r}; known: {', '.join(sorted(table))}")
+    try:
+        return factory(**arguments)
+    except TypeError as error:
+        raise ConfigError(f"{name}: {path}: {error}") from error

@@ -1,0 +1,119 @@
+"""A server's state (`Report.state`) as text for a terminal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lightning_async.errors import ProtocolError
+
+BAR = 40  # characters of the longest bar
+NAMES = "worker, state, accepted, refused, steps, samples, s/round, staleness, loss, up, down, silent"
+COLUMNS = NAMES.split(", ")
+UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def text(state: Mapping[str, Any]) -> str:
+    """The page that `status` prints. Raises ProtocolError for a state that is not one."""
+    try:
+        parts = [_head(state), _workers(state), _refused(state), _staleness(state)]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ProtocolError(f"the server's report cannot be read: {error!r}; update the older side") from error
+    return "\n\n".join(part for part in parts if part)
+
+
+def _head(state: Mapping[str, Any]) -> str:
+    ended = f", ended: {plain(state['ended'])}" if state["ended"] else ""
+    return (
+        f"{plain(state['line'])}\nrun {plain(state['run'])!r}, up {_duration(state['uptime_s'])}, "
+        f"{state['parameters']:,} parameters, {state['steps']:,} steps{ended}"
+    )
+
+
+def _workers(state: Mapping[str, Any]) -> str:
+    rows = [_row(name, worker) for name, worker in state["workers"].items()]
+    if not rows:
+        return "no worker has joined yet"
+    hidden = state.get("hidden", 0)
+    return _aligned([COLUMNS, *rows]) + (f"\nand {hidden} more that have left" if hidden else "")
+
+
+def _row(name: str, worker: Mapping[str, Any]) -> list[str]:
+    return [
+        plain(name),
+        plain(worker["state"]),
+        str(worker["accepted"]),
+        str(sum(worker["refused"].values())),
+        f"{worker['steps']:,}",
+        f"{worker['samples']:,}",
+        _number(worker["round_s"]),
+        _spread(worker["staleness"]),
+        _number(worker["loss"]),
+        size(worker["sent_bytes"]),
+        size(worker["received_bytes"]),
+        _duration(worker["silent_s"]),
+    ]
+
+
+def _refused(state: Mapping[str, Any]) -> str:
+    reasons: Counter[str] = Counter()
+    for worker in state["workers"].values():
+        reasons.update(worker["refused"])
+    if state["refused_strangers"]:
+        reasons["before joining"] += state["refused_strangers"]
+    listed = ", ".join(f"{plain(reason)} {count}" for reason, count in reasons.most_common())
+    return f"refused: {listed}" if listed else ""
+
+
+def _staleness(state: Mapping[str, Any]) -> str:
+    counts = {int(value): count for value, count in state["staleness"].items()}
+    most = max(counts.values(), default=0)
+    bars = [f"{value:5d}  {'#' * max(1, BAR * count // most):{BAR}s} {count:,}" for value, count in counts.items()]
+    return "staleness of accepted updates, in versions:\n" + "\n".join(bars) if bars else ""
+
+
+def _spread(counts: Mapping[str, int]) -> str:
+    """The median and the largest."""
+    ordered = sorted((int(value), count) for value, count in counts.items())
+    half, seen = sum(counts.values()) / 2, 0
+    for value, count in ordered:
+        seen += count
+        if seen >= half:
+            return f"{value}..{ordered[-1][0]}"
+    return "-"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(_cells(row, widths)).rstrip() for row in rows)
+
+
+def _cells(row: Sequence[str], widths: Sequence[int]) -> list[str]:
+    """The name to the left, all else to the right."""
+    first, *rest = zip(row, widths, strict=True)
+    return [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)]
+
+
+def size(count: float) -> str:
+    """Bytes for people."""
+    for unit in UNITS:
+        if count < 1024 or unit == UNITS[-1]:
+            break
+        count /= 1024
+    return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def plain(value: object) -> str:
+    """Text that came over the wire, without what a terminal would obey."""
+    return "".join(c if c.isprintable() else "?" for c in str(value))

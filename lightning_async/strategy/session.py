@@ -209,7 +209,8 @@ class Session:
         self.report = board.status()
 
     def _is_away(self, worker: Mapping[str, Any]) -> bool:
-        return worker["group"] == self._place.group and worker["state"] == "gone" and worker["silent_s"] > AWAY_S
+        gone = worker["group"] == self._place.group and worker["state"] == "gone"
+        return bool(gone and worker["silent_s"] > AWAY_S)
 
     def _require(self) -> Engine:
         assert self.engine is not None

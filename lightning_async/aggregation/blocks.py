@@ -116,20 +116,47 @@ def _sparse_blocks(rows: Sequence[Sparse], size: int) -> Iterator[tuple[Columns,
     d, stored = length(rows), sum(row.indices.numel() for row in rows)
     span = d if stored <= size else max(1, d * size // stored)
     parts = [_sparse_arrays(row) for row in rows]
-    touched, place = np.zeros(span, np.bool_), np.empty(span, np.int32)
     edges = np.append(np.arange(0, d, span), d)
     cuts = [np.searchsorted(indices, edges) for indices, _ in parts]
+    place = np.empty(span, np.int32)
     for k, start in enumerate(edges[:-1]):
-        pieces = [
-            (indices[c[k] : c[k + 1]] - start, values[c[k] : c[k + 1]])
-            for (indices, values), c in zip(parts, cuts, strict=True)
-        ]
-        for indices, _ in pieces:
-            touched[indices] = True
-        columns = np.flatnonzero(touched)
-        touched[columns] = False
+        pieces = [slice(cut[k], cut[k + 1]) for cut in cuts]
+        inside = [(indices[piece] - start).astype(np.int32) for (indices, _), piece in zip(parts, pieces, strict=True)]
+        columns = _union(inside)
         place[columns] = np.arange(len(columns), dtype=np.int32)
         block = np.zeros((len(rows), len(columns)), np.float32)
-        for line, (indices, values) in zip(block, pieces, strict=True):
-            line[place[indices]] = values
-        yield columns + start, block
+        for line, here, (_, values), piece in zip(block, inside, parts, pieces, strict=True):
+            line[place[here]] = values[piece]
+        yield columns.astype(np.int64) + start, block
+
+
+def _union(parts: Sequence[NDArray[np.int32]]) -> NDArray[np.int32]:
+    """The sorted distinct numbers of all parts."""
+    joined = np.concatenate(parts)
+    joined.sort()
+    first = np.ones(len(joined), np.bool_)
+    np.not_equal(joined[1:], joined[:-1], out=first[1:])
+    return joined[first]
+
+
+def sample(rows: Sequence[Row], count: int) -> Floats:
+    """[n, s]: the rows at about `count` evenly spaced coordinates; of all-sparse rows, at coordinates that some has."""
+    kept = [row for row in rows if isinstance(row, Sparse)]
+    if len(kept) < len(rows):
+        d = length(rows)
+        positions = np.arange(0, d, max(1, d // count))
+    else:
+        step = max(1, sum(row.indices.numel() for row in kept) // count)
+        positions = np.unique(np.concatenate([row.indices.numpy()[::step] for row in kept]))
+    return np.stack([_at(row, positions) for row in rows])
+
+
+def _at(row: Row, positions: NDArray[np.int64]) -> Floats:
+    if isinstance(row, Tensor):
+        found: Floats = row.detach().numpy()[positions]
+        return found
+    indices, values = _sparse_arrays(row)
+    if len(indices) == 0:
+        return np.zeros(len(positions), np.float32)
+    nearest = np.searchsorted(indices[:-1], positions)
+    return np.where(indices[nearest] == positions, values[nearest], np.float32(0.0))

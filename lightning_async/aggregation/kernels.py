@@ -87,12 +87,13 @@ def gram(rows: Block) -> Matrix:
         upper = np.zeros((n + n % 2, n + n % 2))
         fast.gram(_addresses(rows), d, upper)
         half = np.triu(upper[:n, :n])
-        return half + np.triu(half, 1).T
+        whole: Matrix = half + np.triu(half, 1).T
+        return whole
     total = torch.zeros(n, n, dtype=torch.float64)
     for start in range(0, d, CHUNK):
         wide = torch.stack([torch.from_numpy(row[start : start + CHUNK]).double() for row in rows])
         total.addmm_(wide, wide.T)
-    return np.array(total.tolist())
+    return np.asarray(total)
 
 
 def _weighted(

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_async.aggregation.base import Combine, Matrix, Mix, Reads, Row
-from lightning_async.aggregation.blocks import arrays, blocks, length, weighted_sum
-from lightning_async.sparse import Sparse
+from lightning_async.aggregation.blocks import arrays, blocks, length, sample, weighted_sum
 
 SAMPLED = 1024
 
@@ -78,23 +77,9 @@ def combine(rows: Sequence[Row], made: Plan, end: Combine | None) -> tuple[Tenso
         share = np.full(m, 1.0 / m) if made.weights is None else made.weights / made.weights.sum()
         coefficients = share @ made.mixing
         return weighted_sum(rows, coefficients.tolist()), coefficients
-    kept = end.kept(_mixed(made.mixing, sample(rows))).sum(axis=1).astype(np.float64)
+    kept = end.kept(_mixed(made.mixing, sample(rows, SAMPLED))).sum(axis=1).astype(np.float64)
     shares = kept if made.weights is None else kept * made.weights
     return _streamed(rows, made, end), shares @ made.mixing
-
-
-def sample(rows: Sequence[Row]) -> NDArray[np.float32]:
-    """[n, s] of the rows at about `SAMPLED` evenly spaced coordinates (of those that some row has)."""
-    parts = list(_few_blocks(rows))
-    return np.concatenate(parts, axis=1)
-
-
-def _few_blocks(rows: Sequence[Row]) -> list[NDArray[np.float32]]:
-    d = length(rows)
-    if any(isinstance(row, Sparse) for row in rows):
-        return [block[:, :: max(1, block.shape[1] // SAMPLED)].copy() for _, block in blocks(rows)]
-    step = max(1, d // SAMPLED)
-    return [np.stack([row[::step] for row in arrays([r for r in rows if isinstance(r, Tensor)])])]
 
 
 def _mixed(mixing: Matrix, block: NDArray[np.float32]) -> NDArray[np.float32]:

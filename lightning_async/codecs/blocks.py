@@ -13,8 +13,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from lightning_async.codecs.envelope import Array
 from lightning_async.codecs import kernels
+from lightning_async.codecs.envelope import Array
 
 Key: TypeAlias = int | None
 

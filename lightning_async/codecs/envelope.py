@@ -21,8 +21,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from lightning_async.codecs.base import Payload
 from lightning_async.codecs import kernels
+from lightning_async.codecs.base import Payload
 from lightning_async.errors import PayloadError
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]

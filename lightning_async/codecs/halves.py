@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from lightning_async.codecs.envelope import Array
 from lightning_async.codecs import kernels
+from lightning_async.codecs.envelope import Array
 
 
 def fold(q: Array, out: Array) -> None:

@@ -16,8 +16,8 @@ import struct
 
 import numpy as np
 
-from lightning_async.codecs.envelope import Array, Reader
 from lightning_async.codecs import kernels
+from lightning_async.codecs.envelope import Array, Reader
 from lightning_async.errors import PayloadError
 
 WIDEST = 24

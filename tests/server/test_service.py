@@ -1,0 +1,250 @@
+"""The service over real sockets: whatever strangers send, a good client is served, and at its usual pace."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+import zmq
+from room import BUFFERS, LAYOUT, START, TENSORS, raw
+
+from lightning_async.config import RunConfig
+from lightning_async.server import ServerThread, exchange, sharing
+from lightning_async.transport import Connection, connect
+from lightning_async.wire import frames as wire
+from lightning_async.wire import messages as m
+from lightning_async.wire.frames import Envelope, Frame, pack, unpack
+from lightning_async.wire.messages import Reason
+
+
+class Client:
+    """A worker of hand-made messages."""
+
+    def __init__(self, address: str, name: str = "good") -> None:
+        self.line: Connection = connect(address)
+        self._id = self._seq = 0
+        self.name = name
+
+    def ask(self, message: m.Request, payload: tuple[Frame, ...] = ()) -> m.Message:
+        self._id += 1
+        self.line.send(pack(Envelope(self._id, message, payload)))
+        return self.answer()
+
+    def answer(self) -> m.Message:
+        frames = self.line.receive(10.0)
+        assert frames is not None, "no answer within 10 s"
+        return unpack(frames).message
+
+    def join(self) -> Client:
+        assert isinstance(
+            self.ask(m.Hello(worker=self.name, instance="1", tensors=TENSORS, digest=LAYOUT.digest)), m.Welcome
+        )
+        assert isinstance(self.ask(m.Init(digest=LAYOUT.digest), (raw(START), raw(BUFFERS))), m.Ack)
+        return self
+
+    def push(self) -> m.Message:
+        self._seq += 1
+        return self.ask(m.Push(seq=self._seq, base=0, digest=LAYOUT.digest), (raw(torch.ones(8)), b""))
+
+    def round_trips(self, count: int) -> list[float]:
+        """Seconds of `count` accepted pushes, one after the other."""
+        took = []
+        for _ in range(count):
+            start = time.perf_counter()
+            receipt = self.push()
+            took.append(time.perf_counter() - start)
+            assert isinstance(receipt, m.Receipt)
+            assert receipt.accepted, receipt
+        return took
+
+
+@pytest.fixture
+def server() -> Iterator[ServerThread]:
+    with ServerThread(RunConfig(staleness="unbounded")) as server:
+        yield server
+
+
+@pytest.fixture
+def good(server: ServerThread) -> Iterator[Client]:
+    client = Client(server.address).join()
+    yield client
+    client.ask(m.Leave())
+    client.line.close()
+
+
+def tcp(address: str, data: bytes) -> None:
+    """Send raw bytes and hang up."""
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=5.0) as line:
+        line.sendall(data)
+
+
+def header(**fields: object) -> bytes:
+    import msgpack
+
+    return wire.MAGIC + bytes((wire.PROTOCOL_VERSION, 0)) + msgpack.packb(fields)
+
+
+def test_a_connection_that_speaks_http_or_nonsense(server: ServerThread, good: Client) -> None:
+    for data in (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", bytes(range(256)) * 50, b"\xff" * 64, b""):
+        tcp(server.address, data)
+        assert good.push().accepted  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("frames", "reason"),
+    [
+        ([b"", header(t="Dance", i=7, c=[])], Reason.PROTOCOL),
+        ([b"", header(t="Push", i=7, c=[])], Reason.PROTOCOL),
+        ([b"", header(t="Pull", i=7, c=[], have="x")], Reason.PROTOCOL),
+        ([b"", header(t="Welcome", i=7, c=[])], Reason.PROTOCOL),
+        ([b"", wire.MAGIC + bytes((99, 0)) + header(t="Hello", i=7)[4:]], Reason.VERSION),
+        ([b"", header(t="Pull", i=7, c=[5]), b"abc"], Reason.PROTOCOL),
+    ],
+)
+def test_a_message_that_is_none_is_answered_by_its_reason(
+    server: ServerThread, good: Client, frames: list[bytes], reason: Reason
+) -> None:
+    stranger = Client(server.address)
+    try:
+        stranger.line.send(frames)
+        answer = stranger.answer()
+        assert isinstance(answer, m.Refused)
+        assert answer.reason == reason.value
+        assert good.push().accepted  # type: ignore[union-attr]
+    finally:
+        stranger.line.close()
+
+
+@pytest.mark.parametrize(
+    "frames", [[b"x"], [b"", b""], [b"", b"LA"], [b"", b"LA\x01\0\xc1"], [b""] * 9, [b"", header(t="Pull")]]
+)
+def test_frames_that_cannot_be_answered_are_counted(
+    server: ServerThread, good: Client, frames: list[bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    stranger = Client(server.address)
+    try:
+        with caplog.at_level(logging.WARNING):
+            stranger.line.send(frames)
+            assert isinstance(stranger.ask(m.Status()), m.Report), "the same connection is served afterwards"
+        assert "message 1 that could not be read" in caplog.text
+        assert good.push().accepted  # type: ignore[union-attr]
+    finally:
+        stranger.line.close()
+
+
+def test_a_plain_req_socket_can_ask_for_the_status(server: ServerThread, good: Client) -> None:
+    with zmq.Context() as context, context.socket(zmq.REQ) as plain:
+        plain.setsockopt(zmq.LINGER, 0)
+        plain.connect(server.address)
+        plain.send(pack(Envelope(3, m.Status()))[1])
+        assert plain.poll(5000)
+        answer = unpack([b"", *plain.recv_multipart()])
+        assert isinstance(answer.message, m.Report)
+        plain.send(b"what")
+        assert not plain.poll(300)
+    assert good.push().accepted  # type: ignore[union-attr]
+
+
+FLOODS: dict[str, Callable[[], list[Frame]]] = {
+    "garbage": lambda: [b"", b"\xff" * 2000],
+    "half a frame": lambda: [b"", pack(Envelope(1, m.Status()))[1][:-3]],
+    "status": lambda: pack(Envelope(1, m.Status())),
+    "strangers' pushes": lambda: pack(Envelope(1, m.Push(seq=1, base=0, digest="x"), (bytes(32), b""))),
+    "altered payloads": lambda: [
+        *pack(Envelope(1, m.Push(seq=1, base=0, digest="x"), (bytes(10_000),)))[:2],
+        b"1" * 10_000,
+    ],
+}
+
+
+class Flood:
+    """A stranger that sends as fast as the socket takes it and never reads."""
+
+    def __init__(self, address: str, frames: list[Frame]) -> None:
+        self._address, self._frames = address, frames
+        self._stop = threading.Event()
+        self.sent = 0
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        with zmq.Context() as context, context.socket(zmq.DEALER) as line:
+            line.setsockopt(zmq.LINGER, 0)
+            line.connect(self._address)
+            while not self._stop.is_set():
+                if line.poll(50, zmq.POLLOUT):
+                    line.send_multipart(self._frames)
+                    self.sent += 1
+
+    def __enter__(self) -> Flood:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(10.0)
+
+
+@pytest.mark.parametrize("kind", FLOODS)
+def test_a_flood_does_not_slow_a_good_client_much(
+    server: ServerThread, good: Client, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL)
+    before = statistics.median(good.round_trips(200))
+    with Flood(server.address, FLOODS[kind]()) as flood:
+        good.round_trips(50)
+        during = statistics.median(good.round_trips(200))
+        assert flood.sent > 100, "the flood never came"
+    after = statistics.median(good.round_trips(200))
+    print(f"{kind}: {1e3 * before:.2f} ms before, {1e3 * during:.2f} during {flood.sent}, {1e3 * after:.2f} after")
+    assert during < max(0.02, 20 * before), "the flood and the server share two cores; more than that is a queue"
+    assert after < max(0.01, 5 * before)
+
+
+def test_a_bug_in_a_handler_concerns_one_request(
+    server: ServerThread, good: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sharing.report, "state", lambda *_: 1 / 0)
+    answer = good.ask(m.Status())
+    assert isinstance(answer, m.Refused)
+    assert answer.reason == Reason.INTERNAL.value
+    assert "ZeroDivisionError" in caplog.text
+    assert good.push().accepted  # type: ignore[union-attr]
+
+
+def test_a_bug_in_a_tick_stops_nothing_and_does_not_fill_the_log(
+    server: ServerThread, good: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ticks = threading.Semaphore(0)
+
+    def broken(run: object) -> None:
+        ticks.release()
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(exchange, "answer_pulls", broken)
+    for _ in range(5):
+        assert ticks.acquire(timeout=5.0)
+    monkeypatch.undo()
+    assert good.push().accepted  # type: ignore[union-attr]
+    assert 1 <= caplog.text.count("RuntimeError: a bug") <= 4
+
+
+def test_closing_frees_the_port_and_tells_the_workers() -> None:
+    server = ServerThread(RunConfig())
+    client = Client(server.address).join()
+    try:
+        client.line.send(pack(Envelope(77, m.Pull(have=0, wait_s=20.0))))
+        client.line.send(pack(Envelope(78, m.Leave())))
+        server.close()
+        host, _, port = server.address.removeprefix("tcp://").rpartition(":")
+        with socket.socket() as probe:
+            assert probe.connect_ex((host, int(port))) != 0
+        server.close()
+    finally:
+        client.line.close()

@@ -6,7 +6,6 @@ counted them, how stale the updates were, and a PNG of all loss curves. While it
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import sys
@@ -60,7 +59,7 @@ def summary(outcome: train.Outcome, block: int, curves: Path) -> Iterable[str]:
     yield f"validation loss (nats per token): {outcome.before:.4f} before, {outcome.after:.4f} after"
     yield f"version {report['version']} after {report['uptime_s']:.0f} s; {report['steps']} local steps accepted"
     yield ""
-    yield from table({name: seen for name, seen in report["workers"].items() if seen["role"] == "worker"}, block)
+    yield from table(report["workers"], block)
     yield ""
     yield "staleness of the accepted updates, in versions"
     yield from histogram(report["staleness"])
@@ -72,7 +71,7 @@ def main() -> None:
     parser = train.parser()
     parser.set_defaults(speeds=SPEEDS, minutes=3.5, out=Path("runs/demo"))
     args = parser.parse_args()
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    train.quiet()
     if "LOCAL_RANK" not in os.environ:
         shutil.rmtree(args.out, ignore_errors=True)
         print(f"GPT-2 {args.size}, workers of speed {args.speeds}, about {args.minutes} minutes", flush=True)

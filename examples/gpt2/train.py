@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import math
 import os
 import sys
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
     shared = options.add_argument_group("the run that the workers share")
     shared.add_argument("--server", help="tcp://host:port of a run to join; default: a server of our own")
     shared.add_argument("--local-steps", type=int, help="optimizer steps between two submissions")
-    for name in ("submit", "compression", "aggregation", "outer", "staleness", "quorum"):
+    for name in ("submit", "compression", "aggregation", "outer", "staleness", "weight", "quorum"):
         shared.add_argument(f"--{name}", help="see AsyncWANStrategy")
     length = options.add_argument_group("length and output")
     length.add_argument(
@@ -130,7 +132,7 @@ def _curve_name(args: argparse.Namespace) -> str:
 
 def _trainer_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """Rank 0 validates; the others only train."""
-    first = int(os.environ.get("LOCAL_RANK", "0")) == 0
+    rank = int(os.environ.get("LOCAL_RANK", "0"))
     arguments: dict[str, Any] = {
         "accelerator": args.accelerator,
         "devices": _workers(args),
@@ -141,7 +143,8 @@ def _trainer_arguments(args: argparse.Namespace) -> dict[str, Any]:
         "max_time": {"seconds": args.minutes * 60} if args.minutes and not args.total_steps else None,
         "check_val_every_n_epoch": None,
         "val_check_interval": args.val_every,
-        "limit_val_batches": None if first else 0,
+        "limit_train_batches": _share(args, rank),
+        "limit_val_batches": None if rank == 0 else 0,
         "num_sanity_val_steps": 0,
         "log_every_n_steps": 10,
         "enable_checkpointing": False,
@@ -151,11 +154,29 @@ def _trainer_arguments(args: argparse.Namespace) -> dict[str, Any]:
     return arguments if args.plain else {**arguments, "strategy": _strategy(args)}
 
 
+def _share(args: argparse.Namespace, rank: int) -> int | None:
+    """An epoch, and so the progress bar, is what this worker will do of the run, where speeds and length say it."""
+    if not args.speeds or not args.total_steps:
+        return None
+    speeds = args.speeds[: _workers(args)]
+    return math.ceil(args.total_steps * speeds[rank] / sum(speeds))
+
+
 def _strategy(args: argparse.Namespace) -> Any:
     """AsyncWANStrategy with those of its arguments that were given; it has good values for the others."""
     from lightning_async import AsyncWANStrategy
 
-    names = ("server", "submit", "local_steps", "compression", "aggregation", "outer", "staleness", "total_steps")
+    names = (
+        "server",
+        "submit",
+        "local_steps",
+        "compression",
+        "aggregation",
+        "outer",
+        "staleness",
+        "weight",
+        "total_steps",
+    )
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if args.quorum is not None:
         given["quorum"] = args.quorum if args.quorum == "all" else int(args.quorum)
@@ -190,7 +211,14 @@ def fit(args: argparse.Namespace, extra: list[Callback] | None = None) -> Outcom
     return outcome
 
 
+def quiet() -> None:
+    """Keep Lightning's remarks about the machine, and one about its own use of torch, out of the output."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
+
+
 def main() -> None:
+    quiet()
     args = parser().parse_args()
     if args.minutes is None and args.total_steps is None and args.server is None:
         raise SystemExit("say how long: give --minutes or --total-steps")

@@ -11,7 +11,6 @@ from examples.gpt2.train import Outcome
 
 def worker(rank: int, **changes: Any) -> dict[str, Any]:
     return {
-        "role": "worker",
         "group": "g",
         "rank": rank,
         "accepted": 4,
@@ -30,13 +29,13 @@ REPORT = {
     "uptime_s": 40.0,
     "steps": 128,
     "staleness": {"0": 6, "10": 1, "2": 12},
-    "workers": {"b": worker(1, refused={"stale": 2, "norm": 1}), "a": worker(0), "watcher": worker(0, role="observer")},
+    "workers": {"b": worker(1, refused={"stale": 2, "norm": 1}), "a": worker(0)},
 }
 
 
 def test_table_has_a_line_per_worker_in_the_order_of_ranks() -> None:
     lines = demo.table(REPORT["workers"], block=128)
-    assert [line.split()[0] for line in lines] == ["worker", "a", "watcher", "b"]
+    assert [line.split()[0] for line in lines] == ["worker", "a", "b"]
     assert lines[1].split() == ["a", "64", "2048", "4", "0", "2.5", "MB", "7.1", "MB"]
 
 
@@ -55,9 +54,8 @@ def test_histogram_of_nothing_is_empty() -> None:
     assert demo.histogram({}) == []
 
 
-def test_summary_leaves_observers_out() -> None:
+def test_summary_says_losses_steps_and_where_the_picture_is() -> None:
     text = "\n".join(demo.summary(Outcome(7.6, 4.2, 64, REPORT), 128, Path("loss.png")))
     assert "7.6000 before, 4.2000 after" in text
     assert "128 local steps accepted" in text
-    assert "watcher" not in text
     assert "loss.png" in text

@@ -258,6 +258,11 @@ class AsyncWANHooks:
             self._share_checkpoints()
 
     @property
+    def address(self) -> str:
+        """Where this fit's server is, for others to join, `tcp://host:port`; empty when nothing is being fitted."""
+        return self._session.address if self._session is not None else ""
+
+    @property
     def _engine(self) -> Any:
         return self._session.engine if self._session is not None else None
 

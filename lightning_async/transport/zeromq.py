@@ -143,7 +143,10 @@ class _Endpoint:
 
     def _put(self, frame: Frame, last: bool) -> None:
         flags = zmq.NOBLOCK if last else zmq.NOBLOCK | zmq.SNDMORE
-        self.socket.send(frame, flags, copy=len(frame) < COPY_BELOW_BYTES)
+        if len(frame) < COPY_BELOW_BYTES:
+            self.socket.send(frame, flags)
+        else:  # the view keeps a bytearray from moving; pyzmq by itself keeps only the object
+            self.socket.send(memoryview(frame), flags, copy=False)
 
     def close(self) -> None:
         """In a forked child only the child's copies of the descriptors go; the parent's socket lives on."""

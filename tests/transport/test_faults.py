@@ -168,7 +168,7 @@ def test_healed(pair):
 
 
 def test_a_wake_ends_the_wait_although_something_is_due_later(pair):
-    connection, _ = pair(Script().delay(1000.0))
+    connection, _ = pair(Script().delay(10.0))
     connection.send([b"1"])
     thread = threading.Timer(0.05, connection.wake)
     thread.start()

@@ -9,8 +9,9 @@
 
 All numbers are little-endian. The digest finds accidents, not forgers: those are the frame's business. It runs at the
 speed of memory, where zlib.crc32 took twice as long as the quantising itself: the body as 64-bit words (zero padded)
-in rows of 512, each row's sum of word * key modulo 2^64 with fixed odd keys, and CRC-32 over the rows' sums and the
-header. Every changed word changes its row's sum, because an odd key has an inverse.
+in rows of 512 (the last one padded, and there even if nothing is left for it), each row's sum of word * key modulo 2^64
+with the fixed odd keys splitmix64(1..512) | 1, and CRC-32 over header (digest zero), sums and u64 length of the body.
+Every changed word changes its row's sum, because an odd key has an inverse.
 """
 
 from __future__ import annotations
@@ -120,9 +121,10 @@ def digest(header: bytes, body: Array) -> int:
     rows = body[: full * 8 * ROW]
     rest = np.zeros(8 * ROW, dtype=np.uint8)
     rest[: body.size - rows.size] = body[rows.size :]
-    sums = np.empty(full + 1, dtype="<u8")
+    sums = np.empty(full + 2, dtype="<u8")
     _row_sums(rows, sums[:full])
     sums[full] = (rest.view("<u8") * KEYS).sum(dtype=np.uint64)
+    sums[full + 1] = body.size
     return zlib.crc32(sums.data, zlib.crc32(header))
 
 

@@ -112,7 +112,7 @@ def test_the_spec_is_the_codec(spec):
 @pytest.mark.parametrize("vector", VECTORS.values(), ids=VECTORS)
 @pytest.mark.parametrize("spec", SPECS)
 def test_round_trip(spec, vector):
-    """A fresh finite float32 vector of the right length comes back, never longer than what went in by more than rounding."""
+    """A finite float32 vector of the right length comes back, no longer than what went in but for rounding."""
     got = sent(codec(spec), vector)
     assert got.shape == vector.shape
     assert got.dtype == torch.float32

@@ -1,0 +1,60 @@
+"""Memory: `none` copies nothing, and top-k with feedback holds no second vector."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lightning_async.codecs import codec
+from lightning_async.codecs.envelope import digest
+
+
+def test_none_is_a_view_in_both_directions():
+    member, vector = codec("none"), torch.randn(1000)
+    payload, _ = member.encode(vector, {})
+    assert np.frombuffer(payload, dtype=np.uint8).ctypes.data == vector.data_ptr()
+    arrived = bytes(payload)
+    assert member.decode(arrived, 1000).data_ptr() == np.frombuffer(arrived, dtype=np.uint8).ctypes.data
+
+
+def test_a_decoded_view_keeps_its_payload_alive():
+    member = codec("none")
+    decoded = member.decode(bytes(memoryview(np.full(50_000, 2.5, dtype=np.float32))), 50_000)
+    _ = [bytes(200_000) for _ in range(20)]
+    assert (decoded == 2.5).all()
+
+
+def test_a_payload_at_an_odd_address_decodes():
+    for name in ("none", "fp16", "int8", "topk"):
+        member, vector = codec(name), torch.randn(999)
+        payload, _ = member.encode(vector, member.init(999))
+        moved = memoryview(b"x" + bytes(payload))[1:]
+        assert torch.equal(member.decode(moved, 999), member.decode(payload, 999))
+
+
+def test_feedback_of_topk_holds_no_second_vector():
+    d = 16_000_000
+    member, vector = codec("topk"), torch.randn(d)
+    state = member.encode(vector, member.init(d))[1]
+    Path("/proc/self/clear_refs").write_text("5")
+    before = peak_bytes()
+    member.encode(vector, state)
+    assert peak_bytes() - before < d
+
+
+def peak_bytes() -> int:
+    """The most resident memory since the last time that 5 was written to clear_refs."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return 1024 * int(line.split()[1])
+
+
+def test_the_digest_sees_every_bit_and_the_length():
+    body = np.random.default_rng(0).integers(0, 256, 9000).astype(np.uint8)
+    seen = {digest(b"", body), digest(b"x", body), digest(b"", body[:-1]), digest(b"", np.append(body, np.uint8(0)))}
+    for place in range(0, 72_000, 997):
+        changed = body.copy()
+        changed[place // 8] ^= 1 << place % 8
+        seen.add(digest(b"", changed))
+    assert len(seen) == 4 + len(range(0, 72_000, 997))

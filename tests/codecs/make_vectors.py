@@ -1,7 +1,7 @@
 """Writes tests/vectors/codecs.json: `python tests/codecs/make_vectors.py`. A change of it is a change of the format.
 
-The file: `input` is a float32 vector; each of `cases` has a codec's spec, the payloads of that vector encoded twice (the
-second time with the state that the first left), and what they decode to. Bytes are little-endian, in hexadecimal.
+The file: `input` is a float32 vector; each of `cases` has a codec's spec, the payloads of that vector, encoded twice
+with one state, and what they decode to. Bytes are little-endian, in hexadecimal.
 """
 
 from __future__ import annotations

@@ -31,10 +31,11 @@ class Tick:
 
 @dataclass(frozen=True)
 class Send:
-    """Send this to a peer."""
+    """Send this to a peer. `sums`: checksums of the payload frames where they are known."""
 
     peer: bytes
     envelope: Envelope
+    sums: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)

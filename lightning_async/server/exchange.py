@@ -82,7 +82,7 @@ def answer_pull(run: Run, peer: bytes, request: int, have: int) -> Refusal | Non
         digest=answer.digest,
         stop=bool(run.ended),
     )
-    run.send(peer, request, params, answer.payload)
+    run.send(peer, request, params, answer.payload, answer.sums)
     return None
 
 

@@ -60,8 +60,15 @@ class Run:
     def version(self) -> int:
         return self.stepper.store.version if self.stepper is not None else -1
 
-    def send(self, peer: bytes, request: int, message: m.Reply, payload: tuple[Frame, ...] = ()) -> None:
-        self.actions.append(Send(peer, Envelope(request, message, payload)))
+    def send(
+        self,
+        peer: bytes,
+        request: int,
+        message: m.Reply,
+        payload: tuple[Frame, ...] = (),
+        sums: tuple[int, ...] | None = None,
+    ) -> None:
+        self.actions.append(Send(peer, Envelope(request, message, payload), sums))
 
     def emit(self, event: events.Event) -> None:
         self.actions.append(Emit(event))

@@ -126,8 +126,8 @@ class Service:
     def _perform(self, actions: Sequence[Action]) -> None:
         for action in actions:
             match action:
-                case Send(peer, envelope):
-                    if not self._listener.send(peer, pack(envelope)):
+                case Send(peer, envelope, sums):
+                    if not self._listener.send(peer, pack(envelope, sums)):
                         self._handle(Gone(peer))
                 case Emit(event):
                     log.debug("%s", event)

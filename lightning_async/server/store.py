@@ -20,6 +20,7 @@ from torch import Tensor
 
 from lightning_async.codecs import Codec, Payload, State
 from lightning_async.layout import Layout
+from lightning_async.server.pool import Pool
 from lightning_async.wire.checksum import checksum
 
 DIGEST_EVERY = 16  # versions
@@ -33,6 +34,7 @@ class Answer:
     base: int
     digest: int
     payload: tuple[Payload, ...]
+    sums: tuple[int, ...] = ()  # checksums of the payload frames, computed once for all workers
 
 
 class Store:
@@ -44,10 +46,12 @@ class Store:
         self.parameters = torch.empty(0, dtype=torch.float32)
         self.buffers = torch.empty(0, dtype=torch.float32)
         self._codec = codec
+        self._pool = Pool(layout.d)
         self._codec_state: State = {}
         self._published = self.parameters
         self._given: Tensor | None = None  # the snapshot of this version, once somebody asked for it
-        self._deltas: deque[tuple[int, Payload]] = deque()
+        self._given_sum = -1
+        self._deltas: deque[tuple[int, Payload, int]] = deque()  # version, delta, its checksum
         self._digest = -1
 
     def start(self, parameters: Tensor, buffers: Tensor, version: int = 0) -> None:
@@ -71,7 +75,7 @@ class Store:
         payload, self._codec_state = self._codec.encode(delta, self._codec_state)
         payload = bytes(payload)
         self._published.add_(self._codec.decode(payload, self.layout.d))
-        self._deltas.append((self.version, payload))
+        self._deltas.append((self.version, payload, checksum(payload)))
         while self._deltas and self._chain_bytes() > self._snapshot_bytes:
             self._deltas.popleft()
         self._digest = vector_digest(self._published) if self.version % DIGEST_EVERY == 0 else -1
@@ -81,24 +85,33 @@ class Store:
         return 4 * self.layout.d
 
     def _chain_bytes(self) -> int:
-        return sum(len(payload) for _, payload in self._deltas)
+        return sum(len(payload) for _, payload, _ in self._deltas)
 
     @property
     def published(self) -> Tensor:
         """The newest published parameters [d]; read only, never written again."""
         if self._given is None:
-            self._given = self._published.clone()
+            self._given, self._given_sum = self._pool.copy(self._published), -1
         return self._given
 
     def answer(self, have: int) -> Answer:
         """What a worker that holds published version `have` (-1: none) needs: nothing, deltas, or the snapshot."""
         if have == self.version:
             return Answer("unchanged", have, -1, ())
-        chain = tuple(payload for version, payload in self._deltas if version > have >= 0)
-        buffers = (vector_bytes(self.buffers.clone()),)
-        if chain and len(chain) == self.version - have and sum(map(len, chain)) < self._snapshot_bytes:
-            return Answer("deltas", have, self._digest, (*chain, *buffers))
-        return Answer("snapshot", -1, -1, (vector_bytes(self.published), *buffers))
+        chain = [(payload, total) for version, payload, total in self._deltas if version > have >= 0]
+        form, base, digest = "deltas", have, self._digest
+        if not chain or len(chain) != self.version - have or sum(len(p) for p, _ in chain) >= self._snapshot_bytes:
+            form, base, digest, chain = "snapshot", -1, -1, [self._snapshot()]
+        buffers = vector_bytes(self.buffers.clone())
+        payload, sums = zip(*chain, (buffers, checksum(buffers)), strict=True)
+        return Answer(form, base, digest, payload, sums)
+
+    def _snapshot(self) -> tuple[Payload, int]:
+        """The newest published vector's bytes and their checksum."""
+        payload = vector_bytes(self.published)
+        if self._given_sum < 0:
+            self._given_sum = checksum(payload)
+        return payload, self._given_sum
 
 
 def vector_bytes(vector: Tensor) -> memoryview:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -259,3 +261,25 @@ def test_only_ratios_of_weights_matter(case, scale):
     rows, weights = rows_of(13), np.linspace(0.1, 1.0, N)
     close(run(case, rows, weights.tolist()), run(case, rows, (scale * weights).tolist()))
     assert torch.equal(run(case, rows), run(case, rows, [scale] * N))
+
+
+def test_the_docs_have_a_row_for_every_member():
+    text = (Path(__file__).parents[2] / "docs" / "aggregation.md").read_text(encoding="utf-8")
+    documented = re.findall(r"^\| `(\w+)\(", text, flags=re.MULTILINE)
+    assert sorted(documented) == sorted([*AGGREGATORS, *PREPROCESSING])
+
+
+def test_the_docs_table_of_f_is_what_the_rules_say():
+    text = (Path(__file__).parents[2] / "docs" / "aggregation.md").read_text(encoding="utf-8")
+    lines = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")
+    ]
+    head = next(i for i, line in enumerate(lines) if line[0] == "n")
+    for names, *numbers in lines[head + 2 : head + 5]:
+        for name in names.split(", "):
+            prepares = name in PREPROCESSING
+            for n, f in zip(lines[head][1:], numbers, strict=True):
+                fits = [
+                    aggregator(f"pipeline({name}(f={g}), mean)" if prepares else f"{name}(f={g})") for g in range(12)
+                ]
+                assert max(g for g, rule in enumerate(fits) if rule.smallest <= int(n)) == int(f)

@@ -1,0 +1,35 @@
+"""What every test of the strategy gets: Lightning's advice about small data kept quiet, and its global state checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+LIGHTNINGS_OWN = (
+    "ignore:.*LeafSpec.*is deprecated:FutureWarning",  # of torch, about Lightning's CombinedLoader
+    "ignore:.*does not have many workers",
+    "ignore:The number of training batches",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            for line in LIGHTNINGS_OWN:
+                item.add_marker(pytest.mark.filterwarnings(line), append=False)
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    """Lightning changes process-wide state; the next test finds it as this one did."""
+    from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+    dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
+    yield
+    assert torch.get_default_dtype() == dtype
+    assert torch.is_grad_enabled()
+    torch.set_num_threads(threads)
+    rank_zero_only.rank = 0

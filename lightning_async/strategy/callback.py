@@ -27,5 +27,4 @@ class FirstHooks:
         """Send what is not sent, and end with the published parameters in the model."""
         engine = self._session.engine
         if engine is not None and engine.armed and not trainer.received_sigterm:
-            engine.align()
-            engine.disarm()
+            self._session.finish()

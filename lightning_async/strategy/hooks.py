@@ -16,6 +16,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -24,14 +25,16 @@ from torch import Tensor
 
 from lightning_async.aggregation import Aggregator
 from lightning_async.codecs import Codec
-from lightning_async.errors import ConfigError
+from lightning_async.errors import AsyncWANError, ConfigError
 from lightning_async.outer import Outer
 from lightning_async.staleness import Policy, Weight
 from lightning_async.strategy import launch
 from lightning_async.strategy.arguments import given
-from lightning_async.strategy.session import Place, Session
+from lightning_async.strategy.group import Place
+from lightning_async.strategy.session import Session
 
 STATE_KEY = "async_wan"
+LAST_WORDS_S = 0.5  # once training is being stopped: how long the server may take for what a last checkpoint needs
 log = logging.getLogger("lightning_async")
 
 
@@ -112,7 +115,9 @@ class AsyncWANHooks:
         self._first: Any = None
         self._report: dict[str, Any] = {}
         self._fits = 0
+        self._agreed: dict[str, str] = {}
         self._failed = False
+        self._stopping_since: float | None = None
 
     def summary(self) -> str:
         """This worker's state in a few words."""
@@ -170,7 +175,7 @@ class AsyncWANHooks:
         group = launch.group_of(environment, size)
         given_address = self.server or os.environ.get(launch.SERVER, "")
         if given_address:
-            if self._state_dir:
+            if self._state_dir and launch.GROUP not in os.environ:
                 raise ConfigError(f"state_dir belongs to the server; {given_address} keeps its own")
             return Place(self.global_rank, size, group, given_address, embedded=False)
         told = launch.launched()
@@ -185,10 +190,12 @@ class AsyncWANHooks:
 
     def setup_environment(self) -> None:
         super().setup_environment()  # type: ignore[misc]
-        self._failed = False
+        self._failed, self._stopping_since = False, None
         if self._fitting:
             self._fits += 1
-            self._session = Session(self._given, self._place(), self._state_dir, self._name, self._give_up)
+            self._session = Session(
+                self._given, self._place(), self._state_dir, self._name, self._give_up, self._running
+            )
             self._session.open()
 
     @property
@@ -199,8 +206,19 @@ class AsyncWANHooks:
     def _fitting(self) -> bool:
         return getattr(self._trainer.state.fn, "value", "") == "fit"
 
+    @property
+    def _stopping(self) -> bool:
+        """Whether training ends before its time: an exception, Ctrl+C, SIGTERM, or the death of rank 0."""
+        ended = self._trainer.interrupted or self._trainer.received_sigterm
+        return bool(self._failed or ended or launch.parent_gone())
+
     def _give_up(self) -> bool:
-        return launch.parent_gone() or (self.lightning_module is not None and bool(self._trainer.received_sigterm))
+        """Whether nothing is worth waiting for any more."""
+        if not self._stopping:
+            return False
+        if self._stopping_since is None:
+            self._stopping_since = time.monotonic()
+        return time.monotonic() - self._stopping_since > LAST_WORDS_S
 
     def setup(self, trainer: Any) -> None:
         super().setup(trainer)  # type: ignore[misc]
@@ -277,11 +295,13 @@ class AsyncWANHooks:
             self._first = None
         try:
             if session is not None:
-                failed = self._failed or self._give_up()
-                session.close(failed, self._running)
-                self._report = session.report or self._report
+                failed = self._stopping
                 if failed and self._launcher is not None:
                     self._launcher.kill(signal.SIGTERM)
+                session.close(failed)
+                self._report = session.report or self._report
+                if failed and self._launcher is not None:
+                    launch.reap(self._launcher.procs)
         finally:
             super().teardown()  # type: ignore[misc]
 
@@ -337,10 +357,20 @@ class AsyncWANHooks:
         tuning = engine is not None and not engine.armed and self._trainer.global_step == 0
         if not self.is_global_zero and not tuning:
             return
-        if engine is not None and session is not None and engine.armed:
-            outer = session.optimizer_state() if engine.config.submit == "update" else {}
+        if engine is not None and session is not None and not tuning:
+            outer = self._outer_state(session) if engine.config.submit == "update" else {}
             checkpoint[STATE_KEY] = {"version": engine.replica.version, "worker": engine.name, "outer": outer}
         self.checkpoint_io.save_checkpoint(checkpoint, filepath, storage_options=storage_options)
+
+    def _outer_state(self, session: Session) -> dict[str, Tensor]:
+        """For a checkpoint; one that is made because something broke must not break because of it."""
+        try:
+            return session.optimizer_state()
+        except AsyncWANError as error:
+            if not self._trainer.interrupted:
+                raise
+            log.warning("this checkpoint lacks the server's optimizer state: %s", error)
+            return {}
 
     def _share_checkpoints(self) -> None:
         """Every rank of the launch learns where rank 0 has written, so that ckpt_path="best" works on all."""
@@ -356,10 +386,12 @@ class AsyncWANHooks:
 
     def broadcast(self, obj: Any, src: int = 0) -> Any:
         """The identity, but for the folders of logs and checkpoints: those are rank 0's on every rank of a launch."""
-        if self._session is None or self._group_size == 1 or not isinstance(obj, (str, os.PathLike)):
+        if self._group_size == 1 or not isinstance(obj, (str, os.PathLike)):
             return obj
         key = _path_key(sys._getframe(1))
-        return self._session.agree(f"{self._fits}/{key}", str(obj)) if key else obj
+        if key and self._session is not None:
+            self._agreed[key] = self._session.agree(key, str(obj))
+        return self._agreed.get(key, obj)
 
     def __getstate__(self) -> dict[str, Any]:
         """What can be copied: everything but the live run."""

@@ -6,10 +6,15 @@ two environment variables. A process that neither launched nor was launched is a
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
 import socket
+import subprocess
+import threading
+import time
 import uuid
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +23,9 @@ SERVER = "LIGHTNING_ASYNC_SERVER"
 GROUP = "LIGHTNING_ASYNC_GROUP"
 PARENT = "LIGHTNING_ASYNC_PARENT"
 NAME = "LIGHTNING_ASYNC_NAME"
+LOOK_S = 0.3  # how often a child looks whether rank 0 is still there
+END_S = 5.0  # how long a process that was asked to end may take
+log = logging.getLogger("lightning_async")
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,42 @@ def parent_gone() -> bool:
     """Whether this process was started by a rank 0 that is no more."""
     parent = os.environ.get(PARENT)
     return parent is not None and parent.isdigit() and os.name == "posix" and os.getppid() != int(parent)
+
+
+class Watch:
+    """While it is open, a process that rank 0 has started ends when rank 0 has died: its run died with it."""
+
+    def __init__(self) -> None:
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._look, name="lightning-async-parent", daemon=True)
+        if PARENT in os.environ:
+            self._thread.start()
+
+    def close(self) -> None:
+        """End the watch. Idempotent."""
+        self._closed.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _look(self) -> None:
+        while not self._closed.wait(LOOK_S):
+            if parent_gone():
+                log.error("rank 0 has died, and the run's server with it; this process ends too")
+                os.kill(os.getpid(), signal.SIGTERM)
+                if not self._closed.wait(END_S):
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return
+
+
+def reap(children: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Wait until all have ended; what has not after END_S is killed."""
+    deadline = time.monotonic() + END_S
+    for child in children:
+        try:
+            child.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
 
 
 @contextmanager

@@ -13,11 +13,15 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from lightning_async.errors import AsyncWANError, NetworkError, ProtocolError, RefusedError
+from lightning_async.errors import AsyncWANError, NetworkError, RefusedError
+from lightning_async.layout import Layout
 from lightning_async.transport import connect
-from lightning_async.wire.messages import Hello, Refused, Reply, Report, Request, Share, Shared, Status
+from lightning_async.transport.base import Frame
+from lightning_async.wire.messages import Hello, Refused, Reply, Request
+from lightning_async.worker import requests
 from lightning_async.worker.courier import Courier
 from lightning_async.worker.link import Link
+from lightning_async.worker.replica import Arrival
 
 POLL_S = 0.2
 log = logging.getLogger(__name__)
@@ -36,11 +40,11 @@ class Board:
 
     def offer(self, key: str, value: str) -> str:
         """Offer `value` for `key`; the value that it has now."""
-        return self._share(key, value) or value
+        return requests.share(self, f"{self._group}/{key}", value) or value
 
     def read(self, key: str) -> str | None:
         """The value of `key`; None while nobody has offered one."""
-        return self._share(key, None)
+        return requests.share(self, f"{self._group}/{key}")
 
     def wait_for(self, key: str, timeout_s: float) -> str | None:
         """The value of `key` once somebody has offered one; None when the wait is over or was given up."""
@@ -51,14 +55,25 @@ class Board:
 
     def status(self) -> dict[str, Any]:
         """The run's state."""
-        reply = self._ask(Status())
-        if not isinstance(reply, Report):
-            raise ProtocolError(f"Status was answered by {type(reply).__name__}")
-        return reply.state
+        return requests.status(self)
+
+    def parameters(self, layout: Layout) -> Arrival:
+        """The run's newest published parameters."""
+        return requests.parameters(self, layout)
 
     def pause(self) -> None:
         """Wait for a moment, in a way that signals interrupt."""
         self._courier.wait(lambda: False, self._give_up, POLL_S)
+
+    def ask(self, message: Request, payload: tuple[Frame, ...] = ()) -> tuple[Reply, tuple[Frame, ...]]:
+        """Any request of an observer and its answer. Raises RefusedError, NetworkError when the wait was given up."""
+        ticket = self._courier.ask(message, payload)
+        if not self._courier.wait(ticket.done.is_set, self._give_up):
+            raise NetworkError("the wait for the server was given up because training is being stopped")
+        if isinstance(ticket.reply, Refused):
+            raise RefusedError(ticket.reply.reason, ticket.reply.detail)
+        assert ticket.reply is not None
+        return ticket.reply, ticket.payload
 
     def close(self) -> None:
         """Leave. Idempotent; a server that is gone is no error here."""
@@ -66,18 +81,3 @@ class Board:
             self._courier.close("done")
         except AsyncWANError as error:
             log.debug("%s", error)
-
-    def _share(self, key: str, value: str | None) -> str | None:
-        reply = self._ask(Share(key=f"{self._group}/{key}", value=value))
-        if not isinstance(reply, Shared):
-            raise ProtocolError(f"Share was answered by {type(reply).__name__}")
-        return reply.value
-
-    def _ask(self, message: Request) -> Reply:
-        ticket = self._courier.ask(message)
-        if not self._courier.wait(ticket.done.is_set, self._give_up):
-            raise NetworkError("the wait for the server was given up because training is being stopped")
-        if isinstance(ticket.reply, Refused):
-            raise RefusedError(ticket.reply.reason, ticket.reply.detail)
-        assert ticket.reply is not None
-        return ticket.reply

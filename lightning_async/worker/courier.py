@@ -94,6 +94,7 @@ class Courier:
         self._pulling = False
         self._error: BaseException | None = None
         self._closing = ""
+        self._ended = threading.Event()
         self._changed = threading.Condition()
         self._upload: Codec | None = None
         self._download: Codec | None = None
@@ -126,13 +127,16 @@ class Courier:
     def wait(self, ready: Callable[[], bool], give_up: Callable[[], bool], timeout_s: float = 1e9) -> bool:
         """Wait until `ready()`; False when `give_up()` or the time is over first.
 
-        Looks up every SLICE_S, so that signal handlers run. Raises what went wrong in the background.
+        Looks up every SLICE_S, so that signal handlers run. Raises what went wrong in the background, and NetworkError
+        after `close`.
         """
         deadline = time.monotonic() + timeout_s
         while True:
             self.check()
             if ready():
                 return True
+            if self._ended.is_set():
+                raise NetworkError("this worker has left the run, so nobody answers any more")
             if give_up() or time.monotonic() >= deadline:
                 return False
             with self._changed:
@@ -209,6 +213,7 @@ class Courier:
             if self._link is not None:
                 self._link.close(self._closing or "error", 1.0 if self._error is None else 0.0)
                 self._traffic = self._link.traffic()
+            self._ended.set()
             self._notify()
 
     def _notify(self) -> None:
@@ -328,16 +333,28 @@ class Courier:
         self._notify()
 
     def _read(self, params: Params, payload: tuple[Frame, ...]) -> Arrival:
+        if params.form != "deltas":
+            return read_snapshot(params, payload, self._d, self._b)
         assert self._download is not None
-        *vectors, last = payload or (b"",)
-        if params.form not in ("snapshot", "deltas") or len(last) != 4 * self._b or not vectors:
-            raise ProtocolError(f"Params of form {params.form[:20]!r} with {len(payload)} frames")
-        buffers = _floats(last)
-        if params.form == "snapshot":
-            whole = codec("none").decode(vectors[0], self._d)
-            return Arrival(params.version, params.included, whole, (), buffers, params.digest)
+        vectors, buffers = _parted(params, payload, self._b)
         deltas = tuple(self._download.decode(frame, self._d) for frame in vectors)
         return Arrival(params.version, params.included, None, deltas, buffers, params.digest)
+
+
+def read_snapshot(params: Params, payload: tuple[Frame, ...], d: int, b: int) -> Arrival:
+    """The parameters [d] and buffers [b] in a snapshot. Raises ProtocolError, PayloadError."""
+    vectors, buffers = _parted(params, payload, b)
+    if params.form != "snapshot":
+        raise ProtocolError(f"Params of form {params.form[:20]!r}, expected a snapshot")
+    whole = codec("none").decode(vectors[0], d)
+    return Arrival(params.version, params.included, whole, (), buffers, params.digest)
+
+
+def _parted(params: Params, payload: tuple[Frame, ...], b: int) -> tuple[list[Frame], Tensor]:
+    *vectors, last = payload or (b"",)
+    if len(last) != 4 * b or not vectors:
+        raise ProtocolError(f"Params of form {params.form[:20]!r} with {len(payload)} frames")
+    return vectors, _floats(last)
 
 
 def _bytes(vector: Tensor) -> Frame:

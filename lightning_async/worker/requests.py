@@ -1,46 +1,76 @@
-"""The small questions that a worker asks its run beside pushing and pulling."""
+"""The small questions that a worker, or a notice board, asks the run beside pushing and pulling."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from lightning_async.errors import ProtocolError
-from lightning_async.wire.messages import Fetch, Load, Moments, Report, Share, Shared, Status
+from lightning_async.layout import Layout
+from lightning_async.transport.base import Frame
+from lightning_async.wire.messages import (
+    Fetch,
+    Load,
+    Moments,
+    Params,
+    Pull,
+    Reply,
+    Report,
+    Request,
+    Share,
+    Shared,
+    Status,
+)
 from lightning_async.wire.tensors import pack_tensors, unpack_tensors
-from lightning_async.worker.engine import Engine
+from lightning_async.worker.courier import read_snapshot
+from lightning_async.worker.replica import Arrival
 
 
-def share(engine: Engine, key: str, value: str | None = None) -> str | None:
+class Asker(Protocol):
+    """Who can ask: an engine, a board."""
+
+    def ask(self, message: Request, payload: tuple[Frame, ...] = ()) -> tuple[Reply, tuple[Frame, ...]]:
+        """The answer. Raises RefusedError, and NetworkError when the wait was given up."""
+
+
+def share(asker: Asker, key: str, value: str | None = None) -> str | None:
     """Offer `value` for `key` (the first offer wins) and learn what it has; None while nobody has offered."""
-    reply, _ = engine.ask(Share(key=key, value=value))
+    reply, _ = asker.ask(Share(key=key, value=value))
     if not isinstance(reply, Shared):
         raise ProtocolError(f"Share was answered by {type(reply).__name__}")
     return reply.value
 
 
-def status(engine: Engine) -> dict[str, Any]:
+def status(asker: Asker) -> dict[str, Any]:
     """The run's state, as `lightning-async status` shows it."""
-    reply, _ = engine.ask(Status())
+    reply, _ = asker.ask(Status())
     if not isinstance(reply, Report):
         raise ProtocolError(f"Status was answered by {type(reply).__name__}")
     return reply.state
 
 
-def fetch_state(engine: Engine) -> dict[str, Tensor]:
+def parameters(asker: Asker, layout: Layout) -> Arrival:
+    """The newest published parameters, whole."""
+    reply, payload = asker.ask(Pull())
+    if not isinstance(reply, Params):
+        raise ProtocolError(f"Pull was answered by {type(reply).__name__}")
+    return read_snapshot(reply, payload, layout.d, layout.b)
+
+
+def fetch_state(asker: Asker) -> dict[str, Tensor]:
     """The state of the server's optimizer by name: `outer/...`, or `<optimizer>/<parameter>/<key>` in gradient mode."""
-    reply, payload = engine.ask(Fetch())
+    reply, payload = asker.ask(Fetch())
     if not isinstance(reply, Moments):
         raise ProtocolError(f"Fetch was answered by {type(reply).__name__}")
     return unpack_tensors(reply.keys, reply.shapes, reply.dtypes, payload)
 
 
-def load_state(engine: Engine, state: Mapping[str, Tensor]) -> None:
+def load_state(asker: Asker, state: Mapping[str, Tensor]) -> None:
     """Give the server its optimizer's state back.
 
     Raises RefusedError unless this worker began the run and nobody has stepped.
     """
     fields, payload = pack_tensors(state)
-    engine.ask(Load(**fields), payload)
+    asker.ask(Load(**fields), payload)

@@ -39,7 +39,8 @@ def middle(rows: Block, weights: NDArray[np.float64] | None, low: int, high: int
     if weights is not None:
         _weighted(rows, weights, network, low, high - low, out)
     elif fast is not None:
-        fast.middle(_addresses(rows), network, low, high, out)
+        done = _in_registers(rows, low, high - low, out)
+        fast.middle(_addresses(rows) + 4 * done, network, low, high, out[done:])
     else:
         for lines, part in _chunks(rows, out):
             _exchange(lines, network)
@@ -53,7 +54,8 @@ def nearest(rows: Block, weights: NDArray[np.float64] | None, keep: int, out: Fl
     if weights is not None:
         _weighted(rows, weights, network, -1, keep, out)
     elif fast is not None:
-        fast.nearest(_addresses(rows), network, keep, out)
+        done = _in_registers(rows, -1, keep, out)
+        fast.nearest(_addresses(rows) + 4 * done, network, keep, out[done:])
     else:
         for lines, part in _chunks(rows, out):
             _exchange(lines, network)
@@ -115,6 +117,16 @@ def _weighted(
             total += np.where(inside, line * share, np.float32(0.0))
             mass += np.where(inside, share, np.float32(0.0))
         np.divide(total, mass, out=part)
+
+
+def _in_registers(rows: Block, low: int, keep: int, out: Floats) -> int:
+    """How many coordinates, from the first on, a kernel made for this number of rows has done: nearly all, or none."""
+    registers = importlib.import_module(f"{__package__}.registers")
+    if len(out) < registers.WORTHWHILE or len(rows) > registers.MOST_ROWS:
+        return 0
+    table, done = _addresses(rows), len(out) - len(out) % int(registers.WIDTH)
+    registers.averaging(len(rows), low, keep)(table.ctypes.data, out.ctypes.data, done)
+    return done
 
 
 def _addresses(rows: Block) -> NDArray[np.int64]:

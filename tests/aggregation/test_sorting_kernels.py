@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import subprocess
 import sys
@@ -81,6 +82,19 @@ def test_compiled_equals_numpy_to_the_last_bit(n, b, monkeypatch):
     fast = results(rows, weights)
     monkeypatch.setattr(kernels, "compiled", lambda: None)
     for a, c in zip(fast, results(rows, weights), strict=True):
+        np.testing.assert_array_equal(a, c)
+
+
+@pytest.mark.skipif(kernels.compiled() is None, reason="numba is not installed")
+@pytest.mark.parametrize("n", [2, 5, 10, 11])
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+def test_kernels_in_registers_equal_the_others_to_the_last_bit(n, monkeypatch):
+    registers = importlib.import_module("lightning_async.aggregation.registers")
+    rows, weights = rows_with_ties(n, 20011)
+    expected = results(rows, weights)
+    monkeypatch.setattr(registers, "WORTHWHILE", 1)
+    assert kernels._in_registers(rows, 0, 1, np.empty(20011, np.float32)) == 20011 - 20011 % 16
+    for a, c in zip(expected, results(rows, weights), strict=True):
         np.testing.assert_array_equal(a, c)
 
 

@@ -41,6 +41,9 @@ RECONNECT_MAX_S = 5.0
 OTHER_FAMILY_S = 2.0  # a host name that does not answer is tried over IPv6, then over IPv4 again, this far apart
 
 
+_MORE = zmq.NOBLOCK | zmq.SNDMORE
+
+
 def listen(
     url: str, *, public: bool = False, queue: int = SEND_QUEUE, largest_message_bytes: int = LARGEST_MESSAGE_BYTES
 ) -> ZeroMQListener:
@@ -142,7 +145,7 @@ class _Endpoint:
             self._put(frame, last=index == len(frames))
 
     def _put(self, frame: Frame, last: bool) -> None:
-        flags = zmq.NOBLOCK if last else zmq.NOBLOCK | zmq.SNDMORE
+        flags = zmq.NOBLOCK if last else _MORE
         if len(frame) < COPY_BELOW_BYTES:
             self.socket.send(frame, flags)
         else:  # the view keeps a bytearray from moving; pyzmq by itself keeps only the object

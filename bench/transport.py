@@ -1,0 +1,152 @@
+"""The TCP transport against bare pyzmq, and the checksum against reading: what the wire costs.
+
+A sender keeps a window of messages under way; the receiver, in a thread of its own, answers each by a few bytes. Both
+sides run the same loop twice, once over our transport and once over a bare DEALER and ROUTER that do not copy either.
+Ours and bare take turns; each value is the median of its turns, the ratio the median over the pairs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from statistics import median
+from typing import Any
+
+import msgpack
+import numpy as np
+import zmq
+
+from lightning_async.transport import zeromq
+from lightning_async.wire.checksum import checksum
+from lightning_async.wire.frames import Envelope, pack, unpack
+from lightning_async.wire.messages import Push
+
+PAIRS = 7
+Run = Callable[[bytes, int, int], float]  # (payload, messages, window) -> seconds
+
+
+def ours(payload: bytes, messages: int, window: int) -> float:
+    with (
+        contextlib.closing(zeromq.listen("tcp://127.0.0.1:0")) as listener,
+        contextlib.closing(zeromq.connect(listener.address)) as connection,
+    ):
+
+        def answer() -> None:
+            peer, _ = listener.receive(10.0) or (b"", [])
+            listener.send(peer, [b"", b"ok"])
+
+        return _timed(
+            lambda: connection.send([b"", payload]), lambda: connection.receive(10.0), answer, messages, window
+        )
+
+
+def bare(payload: bytes, messages: int, window: int) -> float:
+    with contextlib.ExitStack() as stack:  # a context each, as if they were two processes
+        router = stack.enter_context(stack.enter_context(zmq.Context()).socket(zmq.ROUTER))
+        dealer = stack.enter_context(stack.enter_context(zmq.Context()).socket(zmq.DEALER))
+        dealer.linger = router.linger = 0
+        dealer.connect(f"tcp://127.0.0.1:{router.bind_to_random_port('tcp://127.0.0.1')}")
+
+        def answer() -> None:
+            peer, *_ = router.recv_multipart(copy=False)
+            router.send_multipart([peer, b"", b"ok"])
+
+        def send() -> None:
+            dealer.send(b"", zmq.SNDMORE)
+            dealer.send(payload, copy=False)
+
+        return _timed(send, lambda: dealer.recv_multipart(copy=False), answer, messages, window)
+
+
+def _timed(
+    send: Callable[[], object], receive: Callable[[], object], answer: Callable[[], None], messages: int, window: int
+) -> float:
+    """Seconds for `messages` messages, after a few that open the line."""
+    warm = 2 * window
+    receiver = threading.Thread(target=lambda: [answer() for _ in range(warm + messages)])
+    receiver.start()
+    for number in range(warm + messages):
+        if number == warm:
+            started = time.perf_counter()
+        send()
+        if number >= window:
+            receive()
+    for _ in range(window):
+        receive()
+    took = time.perf_counter() - started
+    receiver.join()
+    return took
+
+
+def _pairs(first: Callable[[], float], second: Callable[[], float]) -> tuple[float, float, float]:
+    """Medians of both, and the median ratio, of rates taken in turn."""
+    taken = [(first(), second()) for _ in range(PAIRS)]
+    return median(a for a, _ in taken), median(b for _, b in taken), median(a / b for a, b in taken)
+
+
+def _row(bench: str, unit: str, floor: float, rates: tuple[float, float, float], **more: Any) -> dict[str, Any]:
+    mine, reference, ratio = (float(f"{value:.4g}") for value in rates)
+    return {"bench": bench, "ours": mine, "reference": reference, "floor": floor, "unit": unit, "ratio": ratio, **more}
+
+
+def throughput() -> dict[str, Any]:
+    payload, messages = bytes(5_000_000), 100
+
+    def rate(run: Run) -> float:
+        return messages * len(payload) / run(payload, messages, 4) / 1e9
+
+    rates = _pairs(lambda: rate(ours), lambda: rate(bare))
+    return _row("transport_5MB_messages", "GB/s", 0.9, rates, reference_is="bare ROUTER/DEALER, copy=False")
+
+
+def small_messages() -> dict[str, Any]:
+    def rate(run: Run) -> float:
+        return 5000 / run(bytes(100), 5000, 16)
+
+    rates = _pairs(lambda: rate(ours), lambda: rate(bare))
+    return _row("transport_100B_round_trips", "1/s", 0.4, rates, reference_is="bare ROUTER/DEALER, blocking")
+
+
+def sums() -> dict[str, Any]:
+    vector = np.random.default_rng(0).integers(0, 2**62, 8_000_000)
+    view = memoryview(vector).cast("B")
+
+    def rate(run: Callable[[], object]) -> float:
+        started = time.perf_counter()
+        run()
+        return vector.nbytes / (time.perf_counter() - started) / 1e9
+
+    rates = _pairs(lambda: rate(lambda: checksum(view)), lambda: rate(vector.max))
+    return _row("checksum_64MB", "GB/s", 0.4, rates, reference_is="one read pass (numpy max of int64)")
+
+
+def headers() -> dict[str, Any]:
+    """A Push with its fields checked on both sides, against msgpack of the same map without any check."""
+    push = Envelope(7, Push(seq=9, base=4, digest="0" * 32, samples=64, steps=16, round_s=1.5, loss=2.5), (b"",))
+    plain = msgpack.unpackb(pack(push)[1][4:])
+
+    def rate(run: Callable[[], object]) -> float:
+        started = time.perf_counter()
+        for _ in range(3000):
+            run()
+        return 3000 / (time.perf_counter() - started)
+
+    rates = _pairs(
+        lambda: rate(lambda: unpack(pack(push))), lambda: rate(lambda: msgpack.unpackb(msgpack.packb(plain)))
+    )
+    return _row("header_write_and_read", "1/s", 0.05, rates, reference_is="msgpack alone, nothing checked")
+
+
+def rows() -> Iterator[dict[str, Any]]:
+    yield throughput()
+    yield small_messages()
+    yield sums()
+    yield headers()
+
+
+if __name__ == "__main__":
+    for row in rows():
+        print(json.dumps(row), flush=True)

@@ -18,7 +18,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-import lightning_async
 from lightning_async.config import RunConfig
 from lightning_async.errors import ConfigError, NetworkError
 
@@ -213,7 +212,7 @@ class _Output:
 def _environment() -> dict[str, str]:
     """The child's: one thread unless the caller said otherwise, no GPU, and this very package."""
     environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    root = Path(lightning_async.__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     if root.name not in ("site-packages", "dist-packages"):
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), environment.get("PYTHONPATH", "")]))
     return environment

@@ -8,9 +8,10 @@ left alone, with one warning that says so.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sampler, SequentialSampler
 
 from lightning_async.worker import Engine, LeaseSampler
@@ -86,3 +87,11 @@ def _obstacle(loader: Any) -> str:
     if type(sampler) not in (SequentialSampler, RandomSampler):
         return f"the DataLoader has its own sampler {type(sampler).__name__}"
     return ""
+
+
+def samples_in(batch: Any) -> int:
+    """The length of the first tensor's first dimension; 1 where there is none."""
+    if isinstance(batch, Tensor):
+        return len(batch) if batch.dim() else 1
+    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (list, tuple)) else ()
+    return next((n for n in map(samples_in, parts) if n > 1), 1)

@@ -213,6 +213,10 @@ class Engine:
         """Steps do not count: a tuner's trial, or the end."""
         self.armed = False
 
+    def resume(self) -> None:
+        """Steps count again, after a `disarm` that left the parameters as they were."""
+        self.armed = True
+
     def count_samples(self, samples: int) -> None:
         """The batch that comes holds this many samples."""
         self._round.samples += samples

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
 from lightning_async.config import RunConfig
 from lightning_async.errors import ConfigError
-from lightning_async.server import Coordinator, Service
+from lightning_async.persistence import newest
+from lightning_async.server import Coordinator, Keeper, Service
 from lightning_async.telemetry import JsonLines, Sink
 from lightning_async.transport import listen
+
+log = logging.getLogger(__name__)
 
 
 class Hosted:
@@ -52,10 +56,26 @@ def host(
     public: bool = False,
 ) -> Hosted:
     """A server of `config` that listens at `address`. Raises ConfigError for whatever cannot be used."""
-    coordinator = Coordinator(config, run)
+    folder = Path(state_dir).expanduser() if state_dir else None
+    coordinator = Coordinator(config, run) if folder is None else _resumed(config, run, folder)
     sinks: list[Sink] = [JsonLines(_file(events))] if events else []
     options = {"public": public} if address.startswith("tcp://") else {}
-    return Hosted(Service(coordinator, listen(address, **options), sinks))
+    keeper = Keeper(folder) if folder is not None else None
+    return Hosted(Service(coordinator, listen(address, **options), sinks, keeper=keeper))
+
+
+def _resumed(config: RunConfig, run: str, folder: Path) -> Coordinator:
+    """The run whose newest snapshot lies in `folder`, or a new one."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        snapshot = newest(folder)
+    except OSError as error:
+        raise ConfigError(f"cannot keep a run in {folder}: {error.strerror}") from error
+    if snapshot is None:
+        return Coordinator(config, run)
+    coordinator = Coordinator.restored(config, snapshot.record, snapshot.tensors)
+    log.info("going on with run %r at version %d, from %s", coordinator.run.name, coordinator.run.version, folder)
+    return coordinator
 
 
 def _file(text: str) -> Path:

@@ -34,7 +34,9 @@ class Place:
         address: where workers dial. Port 0 takes a free one, see the line that is printed.
         public: allow an address that other machines can reach. Nothing asks yet who is calling, so do this only inside
             a network that you trust.
-        state_dir: folder of snapshots. A server that is started on one that has any goes on from the newest.
+        state_dir: folder of snapshots, written every 30 s, when the run ends and at a clean stop. A server that is
+            started on one that has any goes on from the newest. What was accepted after the last snapshot is lost when
+            the server is killed; its workers notice and send it again where they still have it.
         events: file that gets one JSON object per event, appended.
         run: name of the run, for logs and `status`.
     """

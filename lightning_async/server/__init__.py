@@ -2,6 +2,7 @@
 
 from lightning_async.server.coordinator import Coordinator
 from lightning_async.server.host import ServerThread
+from lightning_async.server.keeper import Keeper
 from lightning_async.server.service import Service
 
-__all__ = ["Coordinator", "ServerThread", "Service"]
+__all__ = ["Coordinator", "Keeper", "ServerThread", "Service"]

@@ -5,8 +5,9 @@ A further update of a worker that already waits joins its own slot, averaged by 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +26,20 @@ class Slot:
     samples: int
     steps: int
     owned: bool = False  # whether `vector` is ours to write; the first one is a view of the received bytes
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """All but the vectors, in plain values."""
+        present = None if self.present is None else list(self.present)
+        return {name: getattr(self, name) for name in ("worker", "base", "seq", "samples", "steps")} | {
+            "present": present
+        }
+
+    @classmethod
+    def read(cls, numbers: Mapping[str, Any], vector: Tensor, buffers: Tensor) -> Slot:
+        """The slot with these `numbers`."""
+        present = None if numbers["present"] is None else tuple(numbers["present"])
+        return cls(vector=vector, buffers=buffers, **{**numbers, "present": present})
 
     def join(self, other: Slot) -> None:
         """Take in a later update of the same worker: samples-weighted mean of the vectors, newest buffers."""

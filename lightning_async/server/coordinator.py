@@ -12,10 +12,13 @@ counters.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
 
 from lightning_async.config import RunConfig
-from lightning_async.server import exchange, joining, report, sharing
+from lightning_async.server import exchange, joining, memory, report, sharing
 from lightning_async.server.actions import Action, Event, Gone, Received, Stop, Tick
 from lightning_async.server.admission import Refusal
 from lightning_async.server.members import Member
@@ -51,6 +54,13 @@ class Coordinator:
         self.run = Run(config, name, rules_of(config))
         self._begun = False
 
+    @classmethod
+    def restored(cls, config: RunConfig, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Coordinator:
+        """The run that `memory.dump` described, going on. Raises ConfigError when `config` is another run's."""
+        coordinator = cls(config, str(record["run"]))
+        memory.restore(coordinator.run, record, tensors)
+        return coordinator
+
     def __repr__(self) -> str:
         return report.line(self.run)
 
@@ -75,10 +85,12 @@ class Coordinator:
         return self.run.actions
 
     def _begin(self, now: float) -> None:
-        if not self._begun:
-            self.run.started_at, self._begun = now, True
+        first, self._begun = not self._begun, True
         self.run.now = max(self.run.now, now)
         self.run.actions = []
+        if first:
+            self.run.started_at = now
+            exchange.limit(self.run)
 
     def _receive(self, peer: bytes, envelope: Envelope) -> None:
         member = self.run.members.of(peer)

@@ -34,10 +34,16 @@ def init(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m.
         return Refusal(Reason.PAYLOAD, str(error))
     run.layout = member.layout
     run.emit(events.Initialised(time_s=run.now, worker=member.name, parameters=run.layout.d, buffers=run.layout.b))
-    largest = max(run.rules.upload.max_bytes(run.layout.d), 8 * run.layout.d, 4 * run.layout.b)
-    run.actions.append(Limit(MAX_HEADER_BYTES + largest))
+    limit(run)
     start_members(run)
     return run.ack()
+
+
+def limit(run: Run) -> None:
+    """Once the layout is known, nothing larger than what belongs to it needs to be read."""
+    if run.layout is not None:
+        largest = max(run.rules.upload.max_bytes(run.layout.d), 8 * run.layout.d, 4 * run.layout.b)
+        run.actions.append(Limit(MAX_HEADER_BYTES + largest))
 
 
 def start_members(run: Run) -> None:
@@ -71,8 +77,8 @@ def pull(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> Re
 def answer_pull(run: Run, peer: bytes, request: int, have: int) -> Refusal | None:
     if run.store is None or run.version < 0:
         return Refusal(Reason.UNREADY, "no worker has sent the first parameters yet")
-    answer = run.store.answer(have)
     member = run.members.of(peer)
+    answer = run.store.answer(known(run, member, have))
     included = member.included if member is not None else 0
     params = m.Params(
         form=answer.form,
@@ -84,6 +90,16 @@ def answer_pull(run: Run, peer: bytes, request: int, have: int) -> Refusal | Non
     )
     run.send(peer, request, params, answer.payload, answer.sums)
     return None
+
+
+def known(run: Run, member: Member | None, have: int) -> int:
+    """`have`, or -1 for a version from before the run was restored from an older one: our namesake of it differs."""
+    if member is None or run.restored_at is None or have <= run.restored_at:
+        return have
+    if member.told < 0:
+        member.told = run.version
+        return -1
+    return have if have >= member.told else -1
 
 
 def answer_pulls(run: Run) -> None:

@@ -50,6 +50,7 @@ class Member:
     hyper: dict[int, list[Any]] = field(default_factory=dict)
     sent_bytes: int = 0  # as the worker counts at its own socket
     received_bytes: int = 0
+    told: int = -1  # first version that it was given since the server was restored
 
     @property
     def alive(self) -> bool:
@@ -94,6 +95,10 @@ class Members:
         if idle is not None:
             del self._by_name[idle]
         return idle is not None
+
+    def remember(self, member: Member) -> None:
+        """Put a member of an earlier life of this run back; it is away until it says Hello."""
+        self._by_name[member.name] = member
 
     def enter(self, hello: Hello, peer: bytes, now: float) -> Member:
         """The member that `hello` makes or brings back; its numbers continue where they were."""

@@ -47,6 +47,7 @@ class Run:
     refused_strangers: int = 0
     steps_total: int = 0
     ended: str = ""  # why, once it has
+    restored_at: int | None = None  # version of the snapshot that this run was restored from
     started_at: float = 0.0
     waiting: list[Waiting] = field(default_factory=list)
     now: float = 0.0

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from lightning_async.server.actions import Action, Emit, Event, Gone, Limit, Received, Send, Stop, Tick
 from lightning_async.server.coordinator import Coordinator
+from lightning_async.server.keeper import Keeper
 from lightning_async.telemetry import Sink
 from lightning_async.transport.base import Listener
 from lightning_async.wire.frames import Envelope, FrameError, VersionError, pack, unpack
@@ -31,6 +32,7 @@ class Service:
         listener: closed by `close`.
         sinks: told every event.
         clock: seconds, monotonic.
+        keeper: looks at the run after every tick, and once more at the end.
     """
 
     def __init__(
@@ -39,8 +41,10 @@ class Service:
         listener: Listener,
         sinks: Iterable[Sink] = (),
         clock: Callable[[], float] = time.monotonic,
+        keeper: Keeper | None = None,
     ) -> None:
         self.coordinator, self._listener, self._sinks, self._clock = coordinator, listener, tuple(sinks), clock
+        self._keeper = keeper
         self._next_tick = 0.0
         self._stopped = False
         self.damaged = 0  # messages that could not be read
@@ -80,8 +84,10 @@ class Service:
         self._listener.wake()
 
     def close(self) -> None:
-        """Free the port and the sinks. Idempotent."""
+        """Free the port, let the keeper finish, free the sinks. Idempotent."""
         self._listener.close()
+        if self._keeper is not None:
+            self._keeper.close(self.coordinator.run)
         for sink in self._sinks:
             sink.close()
 
@@ -100,6 +106,8 @@ class Service:
     def _tick(self) -> None:
         try:
             self._handle(Tick())
+            if self._keeper is not None:
+                self._keeper.look(self.coordinator.run, self._clock())
         except Exception:
             self._complain("a tick")
 

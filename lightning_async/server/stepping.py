@@ -45,6 +45,7 @@ class Stepper:
         self._sizes = [entry.size for entry in layout.parameters]
         self.store = Store(layout, rules.download)
         self.store.start(*_first_parameters(payload, layout))
+        self._optimizers = list(optimizers)
         self._torch = self._torch_outers(optimizers) if config.submit == "gradient" else []
         self._outer_state = rules.outer.init(layout.d) if config.submit == "update" else {}
         self._aggregator_state: dict[int, dict[str, Tensor]] = {}
@@ -172,6 +173,45 @@ class Stepper:
         for index, outer in enumerate(self._torch):
             outer.load(parts.get(str(index), {}))
         self._outer_state |= {key: value.clone() for key, value in own.items()}
+
+    def dump(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """(record, tensors): everything that the next steps depend on."""
+        tensors = self.store.dump() | {f"state/{path}": value.clone() for path, value in self.state().items()}
+        for group, state in self._aggregator_state.items():
+            tensors |= {f"aggregator/{group}/{key}": value.clone() for key, value in state.items()}
+        for group, buffer in enumerate(self.waiting):
+            for i, slot in enumerate(buffer):
+                tensors |= {
+                    f"waiting/{group}/{i}/vector": slot.vector.clone(),
+                    f"waiting/{group}/{i}/buffers": slot.buffers,
+                }
+        record = {
+            "version": self.store.version,
+            "optimizers": self._optimizers,
+            "norms": [list(norms) for norms in self._norms],
+            "aggregators": [[group, list(state)] for group, state in self._aggregator_state.items()],
+            "waiting": [[slot.numbers for slot in buffer] for buffer in self.waiting],
+        }
+        return record, tensors
+
+    @classmethod
+    def restored(
+        cls, config: RunConfig, rules: Rules, layout: Layout, record: Mapping[str, Any], tensors: Mapping[str, Tensor]
+    ) -> Stepper:
+        """The stepper that `dump` described. Raises PayloadError or KeyError for a record that is not one."""
+        payload = [tensors[name].numpy().tobytes() for name in ("published", "buffers")]
+        stepper = cls(config, rules, layout, record["optimizers"], payload)
+        stepper.store.restore(tensors, record["version"])
+        stepper.load({path.removeprefix("state/"): v for path, v in tensors.items() if path.startswith("state/")})
+        for norms, kept in zip(stepper._norms, record["norms"], strict=True):
+            norms.extend(kept)
+        for group, keys in record["aggregators"]:
+            stepper._aggregator_state[group] = {key: tensors[f"aggregator/{group}/{key}"] for key in keys}
+        for group, slots in enumerate(record["waiting"]):
+            for i, numbers in enumerate(slots):
+                place = f"waiting/{group}/{i}"
+                stepper.add(group, Slot.read(numbers, tensors[f"{place}/vector"], tensors[f"{place}/buffers"]))
+        return stepper
 
     def _parts(self, state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         """The state by owner: "outer", or an optimizer's number."""

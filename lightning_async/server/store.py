@@ -12,7 +12,7 @@ Rule of this file: a vector that was given out is never written again; it may st
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -61,6 +61,23 @@ class Store:
         self._codec_state = self._codec.init(self.layout.d)
         self._given, self.version, self._digest = None, version, -1
         self._deltas.clear()
+
+    def dump(self) -> dict[str, Tensor]:
+        """Everything but the chain, as tensors that are never written again."""
+        tensors = {"published": self.published, "buffers": self.buffers.clone()}
+        if not self._codec.lossless:
+            tensors["parameters"] = self.parameters.clone()
+        return tensors | {f"download/{key}": value.clone() for key, value in self._codec_state.items()}
+
+    def restore(self, tensors: Mapping[str, Tensor], version: int) -> None:
+        """After `start` from the published vector and the buffers: become all that `dump` gave, at `version`.
+
+        In place: optimizers hold views of the parameters.
+        """
+        self.version = version
+        if not self._codec.lossless:
+            self.parameters.copy_(tensors["parameters"])
+        self._codec_state = {key: tensors[f"download/{key}"].clone() for key in self._codec_state}
 
     def advance(self, step: Callable[[Tensor], None]) -> None:
         """Let `step` move the true parameters in place, then publish the next version."""

@@ -133,9 +133,64 @@ def test_events_are_written(tmp_path: Path) -> None:
     assert [event["event"] for event in events] == ["Joined", "Ended"]
 
 
+def train(address: str, base: int, begin: bool) -> m.Message:
+    """Join as worker a, push once; the receipt."""
+    line = connect(address)
+    tensors = [["w", [2], "float32", "parameter"]]
+    digest = read_manifest(tensors).digest
+    told: list[m.Message] = []
+
+    def ask(message: m.Request, *payload: bytes) -> None:
+        line.send(pack(Envelope(len(told) + 1, message, payload)))
+        frames = line.receive(10.0)
+        assert frames is not None
+        told.append(unpack(frames).message)
+
+    try:
+        ask(m.Hello(worker="a", instance="1", tensors=tensors, digest=digest))
+        if begin:
+            ask(m.Init(digest=digest), bytes(8), b"")
+        ask(m.Push(seq=base + 1, base=base, digest=digest), bytes(8), b"")
+        receipt = told[-1]
+        ask(m.Leave())
+        return receipt
+    finally:
+        line.close()
+
+
+def test_a_run_goes_on_from_its_state_dir(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = str(tmp_path / "state")
+    process, address = serve("--state-dir", folder, "--run", "long one")
+    assert train(address, 0, begin=True) == m.Receipt(seq=1, accepted=True, version=0)
+    code, log, _ = end(process, signal.SIGTERM)
+    assert code == 143, log
+
+    process, address = serve("--state-dir", folder)
+    state = ask(address, 10.0)
+    assert (state["run"], state["version"], state["workers"]["a"]["accepted"]) == ("long one", 1, 1)
+    assert train(address, 1, begin=False) == m.Receipt(seq=2, accepted=True, version=1)
+    process.kill()
+    _, log = process.communicate(timeout=10.0)
+    assert "going on with run 'long one' at version 1" in log
+
+    process, address = serve("--state-dir", folder)
+    assert ask(address, 10.0)["version"] == 1, "what came after the last snapshot is lost with a killed server"
+    end(process, signal.SIGTERM)
+
+    done = subprocess.run(
+        [sys.executable, "-m", "lightning_async", "serve", "--state-dir", folder, "--local-steps", "8"],
+        capture_output=True,
+        text=True,
+        timeout=30.0,
+    )
+    assert done.returncode == 2
+    assert "local_steps is 16 in the snapshot, 8 here" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (("--state-dir", "/proc/none"), "cannot keep a run in /proc/none"),
         (("--local-steps", "0"), "local_steps: got 0"),
         (("--aggregation", "trimmed_mean(f=2)"), "can never satisfy"),
         (("--outer", "adamw"), "unknown outer optimizer 'adamw'"),

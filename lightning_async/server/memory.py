@@ -1,0 +1,110 @@
+"""A run as plain values and tensors, and back: what a snapshot holds. Pure; the files are persistence's.
+
+A run that is restored goes on as if nothing had happened since: parameters, what was published of them, optimizer,
+codec and aggregator states, updates that wait for their quorum, every worker's numbers and last receipts. Its members
+are all away and join again by themselves. Not kept: what was never acknowledged, the deltas of older versions (a worker
+that is behind gets a snapshot), and that the run had ended.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter, OrderedDict
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from torch import Tensor
+
+from lightning_async.config import RunConfig
+from lightning_async.errors import ConfigError
+from lightning_async.layout import read_manifest
+from lightning_async.scheduling import Stream
+from lightning_async.server.members import Member
+from lightning_async.server.run import Run
+from lightning_async.server.stepping import Stepper
+from lightning_async.telemetry import Ewma, Histogram
+from lightning_async.wire.messages import Receipt
+from lightning_async.wire.session import State
+
+# What may differ between a snapshot and the configuration that it is restored under: nothing stored depends on it.
+FREE = frozenset({"total_steps", "workers", "grace_s", "beat_s", "patience_s"})
+WHO = ("instance", "role", "group", "rank")
+COUNTS = ("last_seq", "included", "accepted", "steps", "samples", "last_samples", "sent_bytes", "received_bytes")
+NUMBERS = (*WHO, *COUNTS, "loss")
+
+
+def dump(run: Run) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """(record, tensors) of `run`: JSON values, and tensors that nobody writes to afterwards."""
+    record: dict[str, Any] = {
+        "run": run.name,
+        "config": run.config.as_dict(),
+        "steps_total": run.steps_total,
+        "staleness": run.staleness.as_dict(),
+        "refused_strangers": run.refused_strangers,
+        "initialiser": run.initialiser,
+        "streams": {name: [stream.length, stream.position] for name, stream in run.streams.items()},
+        "shared": dict(run.shared),
+        "members": {member.name: _member(member) for member in run.members},
+    }
+    if run.stepper is None or run.layout is None:
+        return record, {}
+    stepper, tensors = run.stepper.dump()
+    return record | {"layout": run.layout.manifest, "stepper": stepper}, tensors
+
+
+def restore(run: Run, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Make a fresh `run` the one of the record. Raises ConfigError, with all differences, for another configuration."""
+    differing = differences(run.config, record["config"])
+    if differing:
+        raise ConfigError(
+            f"the snapshot belongs to another configuration: {'; '.join(differing)}. Give the run's own, or another "
+            "state_dir to begin anew"
+        )
+    run.name, run.initialiser = record["run"], record["initialiser"]
+    run.steps_total, run.refused_strangers = record["steps_total"], record["refused_strangers"]
+    run.staleness = _histogram(record["staleness"])
+    run.streams = {name: Stream(*values) for name, values in record["streams"].items()}
+    run.shared = dict(record["shared"])
+    for name, values in record["members"].items():
+        run.members.remember(_read_member(name, values))
+    if "stepper" in record:
+        run.layout = read_manifest(record["layout"])
+        run.stepper = Stepper.restored(run.config, run.rules, run.layout, record["stepper"], tensors)
+        run.restored_at = run.version
+
+
+def differences(config: RunConfig, stored: Mapping[str, Any]) -> list[str]:
+    """Where `config` differs from a snapshot's, one clause each."""
+    ours = config.as_dict()
+    names = sorted((ours.keys() | stored.keys()) - FREE)
+    return [
+        f"{name} is {stored.get(name)!r} in the snapshot, {ours.get(name)!r} here"
+        for name in names
+        if ours.get(name) != stored.get(name)
+    ]
+
+
+def _member(member: Member) -> dict[str, Any]:
+    return {name: getattr(member, name) for name in NUMBERS} | {
+        "refused": dict(member.refused),
+        "staleness": member.staleness.as_dict(),
+        "round_s": member.round_s.value,
+        "hyper": {str(group): copy.deepcopy(report) for group, report in member.hyper.items()},
+        "receipts": [asdict(receipt) for receipt in member.receipts.values()],
+    }
+
+
+def _read_member(name: str, values: Mapping[str, Any]) -> Member:
+    member = Member(name, "", "worker", "", 0, b"", "", 0.0, 0.0, state=State.GONE)
+    for key in NUMBERS:
+        setattr(member, key, values[key])
+    member.refused = Counter(values["refused"])
+    member.staleness, member.round_s = _histogram(values["staleness"]), Ewma(values["round_s"])
+    member.hyper = {int(group): report for group, report in values["hyper"].items()}
+    member.receipts = OrderedDict((row["seq"], Receipt(**row)) for row in values["receipts"])
+    return member
+
+
+def _histogram(counts: Mapping[str, int]) -> Histogram:
+    return Histogram(Counter({int(value): count for value, count in counts.items()}))

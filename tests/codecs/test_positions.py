@@ -82,3 +82,17 @@ def test_a_place_beyond_the_end_is_refused():
     data = indices.encode(np.array([3, 4095]), 4096)
     with pytest.raises(PayloadError, match="beyond the end"):
         indices.decode(reader(data), 4095, 2)
+
+
+def test_a_unary_string_with_other_ones_is_refused():
+    widths = np.full(20, 2, dtype=np.uint8)
+    coded = bytearray(rice.encode(np.arange(20), widths))
+    for last in (0, coded[-1] | 128, 255):
+        with pytest.raises(PayloadError, match="does not hold"):
+            rice.decode(reader(bytes([*coded[:-1], last])), widths, 100)
+
+
+def test_a_unary_string_longer_than_its_numbers_can_need_is_refused():
+    widths = np.full(20, 2, dtype=np.uint8)
+    with pytest.raises(PayloadError, match="has 5000 bytes"):
+        rice.decode(reader((5000).to_bytes(4, "little") + bytes(6000)), widths, 100)

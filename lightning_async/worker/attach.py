@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from lightning_async.errors import ConfigError
 from lightning_async.worker.engine import Engine
 
 Optimizer = torch.optim.Optimizer
@@ -27,7 +26,6 @@ class Attachment:
         self._engine = engine
         self._kept = [(optimizer, optimizer.__dict__.get("step")) for optimizer in engine.optimizers]
         for index, optimizer in enumerate(engine.optimizers):
-            _check(optimizer, engine.config.submit)
             _patch(optimizer, index, engine)
 
     def detach(self) -> None:
@@ -38,11 +36,6 @@ class Attachment:
             else:
                 optimizer.__dict__["step"] = step
         self._kept = []
-
-
-def _check(optimizer: Optimizer, submit: str) -> None:
-    if submit == "gradient" and isinstance(optimizer, torch.optim.LBFGS):
-        raise ConfigError('LBFGS evaluates its closure many times in a step; use submit="update"')
 
 
 def _patch(optimizer: Optimizer, index: int, engine: Engine) -> None:

@@ -9,12 +9,8 @@ waits (in slices, so that signals are handled).
 from __future__ import annotations
 
 import logging
-import platform
-import socket
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -27,42 +23,16 @@ from lightning_async.outer import describe, hyper_of
 from lightning_async.staleness import policy
 from lightning_async.transport import connect
 from lightning_async.transport.base import Frame, Traffic
-from lightning_async.wire.messages import Ack, Beat, Hello, Init, Push, Reason, Refused, Reply, Request, Welcome
+from lightning_async.wire.messages import Ack, Push, Reason, Refused, Reply, Request, Welcome
 from lightning_async.worker.courier import Courier, Forgotten, Outcome, Ticket, Update
+from lightning_async.worker.guard import Guard
+from lightning_async.worker.joining import begin_run
 from lightning_async.worker.link import Link
+from lightning_async.worker.part import Identity, Round
 from lightning_async.worker.replica import Replica
 
 MOST_DIVERGED = 3  # rounds in a row that were not finite before training is stopped
-GREET_S = 2.0  # how often a worker that waits for the first parameters asks whether it is to send them
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Identity:
-    """Who this worker is. `group` and `rank` are those of its launch: processes that one script started."""
-
-    name: str = ""
-    group: str = ""
-    rank: int = 0
-
-    @property
-    def full_name(self) -> str:
-        """The name given, or one that no other process has."""
-        return self.name or f"{socket.gethostname()}-{self.rank}-{uuid.uuid4().hex[:6]}"
-
-
-@dataclass
-class Round:
-    """What has been trained since the last update."""
-
-    steps: dict[int, int] = field(default_factory=dict)  # optimizer -> its steps
-    samples: int = 0
-    began: float = field(default_factory=time.monotonic)
-
-    @property
-    def length(self) -> int:
-        """Steps of the optimizer that has stepped most."""
-        return max(self.steps.values(), default=0)
 
 
 class Engine:
@@ -89,6 +59,7 @@ class Engine:
         self.name = self.identity.full_name
         self.shared = shared_tensors(module)
         self.replica = Replica(self.shared)
+        self._guard = Guard(module, self.shared)
         self.armed = False
         self.config = RunConfig()
         self.workers = 1
@@ -113,13 +84,14 @@ class Engine:
         mode, an optimizer that the server cannot run).
         """
         self._courier.start()
-        self._until(lambda: self._courier.welcome is not None)
+        self.until(lambda: self._courier.welcome is not None)
         welcome = self._welcome
         self.config = read_config(welcome.config)
         self.workers, self._seq = welcome.workers, welcome.last_seq
         if self.config.submit == "gradient":
             self._records = [describe(optimizer, self._names()) for optimizer in self.optimizers]
-        self._begin_run()
+            self._guard.remember(self.optimizers)
+        begin_run(self, lambda: self._welcome, self._courier.greet, self._records)
         self._refresh()
         _, arrivals = self._courier.collect()
         if not arrivals:
@@ -135,38 +107,8 @@ class Engine:
         return {id(p): name for p, name in zip(self.shared.parameters, self.shared.names, strict=True)}
 
     def _make_link(self, welcomed: Callable[[Welcome], None], heard: Callable[[Ack], None]) -> Link:
-        layout = self.shared.layout
-        hello = Hello(
-            worker=self.name,
-            instance=uuid.uuid4().hex,
-            tensors=layout.manifest,
-            digest=layout.digest,
-            claims=self._claims,
-            group=self.identity.group,
-            rank=self.identity.rank,
-            host={"python": platform.python_version(), "torch": str(torch.__version__), "system": platform.platform()},
-        )
-        return Link(lambda: connect(self.address), hello, welcomed, heard, self.address, 4 * layout.d)
-
-    def _begin_run(self) -> None:
-        """Send the first parameters when asked to; wait for whoever was asked otherwise."""
-        greeted = time.monotonic()
-        while self._welcome.version < 0:
-            if self._welcome.initialise:
-                self.ask(Init(digest=self.shared.layout.digest, optimizers=self._records), self._first_parameters())
-                return
-            reply, _ = self.ask(Beat())
-            if isinstance(reply, Ack) and reply.version >= 0:
-                return
-            self.wait(lambda: False, 0.1)
-            if time.monotonic() - greeted > GREET_S:
-                greeted, before = time.monotonic(), self._welcome
-                self._courier.greet()
-                self._until(lambda before=before: self._welcome is not before)  # type: ignore[misc]
-
-    def _first_parameters(self) -> tuple[Frame, ...]:
-        vectors = (self.replica.live().cpu(), self.replica.live_buffers())
-        return tuple(vector.numpy().data.cast("B") if vector.numel() else b"" for vector in vectors)
+        hello = self.identity.hello(self.name, self.shared.layout, self._claims)
+        return Link(lambda: connect(self.address), hello, welcomed, heard, self.address, 4 * self.shared.layout.d)
 
     def ask(self, message: Request, payload: tuple[Frame, ...] = ()) -> tuple[Reply, tuple[Frame, ...]]:
         """A small request and its answer. Raises RefusedError, and NetworkError when the wait was given up."""
@@ -178,7 +120,7 @@ class Engine:
 
     def answer_of(self, ticket: Ticket) -> tuple[Reply, tuple[Frame, ...]]:
         """The answer to an `ask_later`; raises as `ask`."""
-        self._until(ticket.done.is_set)
+        self.until(ticket.done.is_set)
         if isinstance(ticket.reply, Refused):
             raise RefusedError(ticket.reply.reason, ticket.reply.detail)
         assert ticket.reply is not None
@@ -188,7 +130,8 @@ class Engine:
         """Wait in slices; False when the wait was given up or is over. Raises what went wrong in the background."""
         return self._courier.wait(ready, self._give_up, timeout_s)
 
-    def _until(self, ready: Callable[[], bool]) -> None:
+    def until(self, ready: Callable[[], bool]) -> None:
+        """Wait until `ready()`. Raises NetworkError when the wait was given up."""
         if not self.wait(ready):
             raise NetworkError(f"the wait for {self.address} was given up because training is being stopped")
 
@@ -233,6 +176,8 @@ class Engine:
     def submit_gradient(self, optimizer: int) -> None:
         """Send the gradients of optimizer number `optimizer` and become what the server makes of them."""
         self._courier.check()
+        self._guard.check()
+        self._guard.check_groups(optimizer)
         mine = {id(p) for group in self.optimizers[optimizer].param_groups for p in group["params"]}
         present = [i for i, p in enumerate(self.shared.parameters) if p.grad is not None and id(p) in mine]
         if not present:
@@ -269,7 +214,7 @@ class Engine:
         self._courier.close(why)
 
     def _send_round(self) -> None:
-        self._check_trainable()
+        self._guard.check()
         self._finish()
         self._seq += 1
         push = self._next_push(0, None, [])
@@ -311,7 +256,7 @@ class Engine:
 
     def _refresh(self) -> None:
         self._courier.pull()
-        self._until(lambda: self._courier.idle)
+        self.until(lambda: self._courier.idle)
 
     def _take_news(self) -> None:
         outcomes, arrivals = self._courier.collect()
@@ -349,16 +294,3 @@ class Engine:
             self.replica.give_up(outcome.seq)
         else:
             self.replica.take_back(outcome.seq)
-
-    def _check_trainable(self) -> None:
-        """The shared set is fixed when a run begins; a parameter that was unfrozen since is a clear error."""
-        trainable = sum(1 for p in self.module.parameters() if p.requires_grad)
-        if trainable == len(self.shared.parameters):
-            return
-        known = {id(p) for p in self.shared.parameters}
-        new = [name for name, p in self.module.named_parameters() if p.requires_grad and id(p) not in known]
-        raise CallerError(
-            f"the run shares {len(self.shared.parameters)} parameters, the model now trains {trainable}"
-            + (f" ({new[0]!r} became trainable)" if new else "")
-            + ". Set requires_grad before training starts and give frozen layers lr=0 instead"
-        )

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from lightning_async.worker.attach import Attachment
-from lightning_async.worker.engine import Engine, Identity
+from lightning_async.worker.engine import Engine
+from lightning_async.worker.part import Identity
 
 
 class AsyncOptimizer(torch.optim.Optimizer):

@@ -1,0 +1,56 @@
+"""A worker's part in a run, as data: who it is, and what it has trained since its last update."""
+
+from __future__ import annotations
+
+import platform
+import socket
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from lightning_async.layout import Layout
+from lightning_async.wire.messages import Hello
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """Who this worker is. `group` and `rank` are those of its launch: processes that one script started."""
+
+    name: str = ""
+    group: str = ""
+    rank: int = 0
+
+    @property
+    def full_name(self) -> str:
+        """The name given, or one that no other process has."""
+        return self.name or f"{socket.gethostname()}-{self.rank}-{uuid.uuid4().hex[:6]}"
+
+    def hello(self, name: str, layout: Layout, claims: Mapping[str, str]) -> Hello:
+        """The greeting of a new process called `name` that trains `layout`."""
+        return Hello(
+            worker=name,
+            instance=uuid.uuid4().hex,
+            tensors=layout.manifest,
+            digest=layout.digest,
+            claims=dict(claims),
+            group=self.group,
+            rank=self.rank,
+            host={"python": platform.python_version(), "torch": str(torch.__version__), "system": platform.platform()},
+        )
+
+
+@dataclass
+class Round:
+    """What has been trained since the last update."""
+
+    steps: dict[int, int] = field(default_factory=dict)  # optimizer -> its steps
+    samples: int = 0
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def length(self) -> int:
+        """Steps of the optimizer that has stepped most."""
+        return max(self.steps.values(), default=0)

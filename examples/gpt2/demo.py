@@ -8,31 +8,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
-
-from lightning.pytorch import Callback, LightningModule, Trainer
 
 from examples.gpt2 import record, train
 from examples.gpt2.module import SIZES
 
 SPEEDS = [2.0, 1.0, 0.3]
 WIDTH = 40  # characters of the longest bar
-
-
-class Invitation(Callback):
-    """Prints, once the server is there, how a second terminal joins."""
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.is_global_zero:
-            print(f"\njoin from a second terminal:\n  {join_command(trainer.strategy.address)}\n", flush=True)
-
-
-def join_command(address: str) -> str:
-    """The shell command that adds one worker to the run at `address`."""
-    return f"{sys.executable} -m examples.gpt2.train --server {address}"
 
 
 def table(workers: Mapping[str, Mapping[str, Any]], block: int) -> list[str]:
@@ -75,7 +59,7 @@ def main() -> None:
     if "LOCAL_RANK" not in os.environ:
         shutil.rmtree(args.out, ignore_errors=True)
         print(f"GPT-2 {args.size}, workers of speed {args.speeds}, about {args.minutes} minutes", flush=True)
-    outcome = train.fit(args, [Invitation()])
+    outcome = train.fit(args)
     if outcome is not None:
         picture = args.out / "loss.png"
         record.plot(record.read(args.out / "curves"), picture, f"GPT-2 {args.size}, workers of speed {args.speeds}")

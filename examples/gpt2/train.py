@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from examples.gpt2.data import TextData
+from examples.gpt2.invitation import Invitation
 from examples.gpt2.module import GPT2, SIZES
 from examples.gpt2.record import Recorder
 from examples.gpt2.throttle import Throttle, unit_for
@@ -84,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
-def build(args: argparse.Namespace, extra: list[Callback] | None = None) -> Run:
+def build(args: argparse.Namespace) -> Run:
     """Model, data and trainer for these arguments. Measures the unit of time when speeds are given without one."""
     seed_everything(args.seed, verbose=False)
     size = SIZES[args.size]
@@ -92,13 +93,14 @@ def build(args: argparse.Namespace, extra: list[Callback] | None = None) -> Run:
     data = TextData(size.tokens, size.block, args.batch_size, args.text, args.pattern, args.data_dir)
     callbacks: list[Callback] = [
         Recorder(args.out / "curves", name=_curve_name(args)),
-        TQDMProgressBar(),
-        *(extra or []),
+        _bar(),
     ]
     if args.speeds:
         throttle = Throttle(args.speeds, args.unit or unit_for(module, _first_batch(data), args.speeds))
         callbacks.append(throttle)
         args.total_steps = args.total_steps or _steps(args, throttle)
+    if not args.plain and not args.server:
+        callbacks.append(Invitation(args))
     return Run(Trainer(**_trainer_arguments(args), callbacks=callbacks), module, data)
 
 
@@ -192,10 +194,10 @@ def evaluate(module: GPT2, batches: DataLoader[Tensor]) -> float:
     return sum(loss * count for loss, count in losses) / sum(count for _, count in losses)
 
 
-def fit(args: argparse.Namespace, extra: list[Callback] | None = None) -> Outcome | None:
+def fit(args: argparse.Namespace) -> Outcome | None:
     """Train; on the process that was started by hand the outcome, also as `outcome.json`, in its children None."""
     first = "LOCAL_RANK" not in os.environ
-    run = build(args, extra)
+    run = build(args)
     before = math.nan
     if first:
         run.data.setup()

@@ -10,6 +10,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch  # noqa: F401  sets an environment variable on its first import
 import pytest
 import yaml
 

@@ -19,7 +19,7 @@ from lightning_async.transport import connect
 from lightning_async.transport.base import Frame
 from lightning_async.wire.messages import Hello, Refused, Reply, Request
 from lightning_async.worker import requests
-from lightning_async.worker.courier import Courier
+from lightning_async.worker.courier import GOODBYE_S, Courier
 from lightning_async.worker.link import Link
 from lightning_async.worker.replica import Arrival
 
@@ -75,9 +75,9 @@ class Board:
         assert ticket.reply is not None
         return ticket.reply, ticket.payload
 
-    def close(self) -> None:
+    def close(self, goodbye_s: float = GOODBYE_S) -> None:
         """Leave. Idempotent; a server that is gone is no error here."""
         try:
-            self._courier.close("done")
+            self._courier.close("done", goodbye_s)
         except AsyncWANError as error:
             log.debug("%s", error)

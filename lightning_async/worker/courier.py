@@ -29,6 +29,7 @@ from lightning_async.worker.replica import Arrival
 
 SLICE_S = 0.2  # the longest the main thread blocks without looking up
 PUMP_S = 0.1
+GOODBYE_S = 1.0
 HOLD_S = 10.0  # how long the server may hold a question for a newer version
 log = logging.getLogger(__name__)
 
@@ -94,6 +95,7 @@ class Courier:
         self._pulling = False
         self._error: BaseException | None = None
         self._closing = ""
+        self._goodbye_s = GOODBYE_S
         self._ended = threading.Event()
         self._changed = threading.Condition()
         self._upload: Codec | None = None
@@ -179,13 +181,16 @@ class Courier:
         arrivals = [self._arrivals.popleft() for _ in range(len(self._arrivals))]
         return outcomes, arrivals
 
-    def close(self, why: str, wait_s: float = 2.0) -> None:
-        """Say goodbye and end the thread. Raises NetworkError if it does not end. Idempotent."""
+    def close(self, why: str, goodbye_s: float = GOODBYE_S) -> None:
+        """Say goodbye, which the server may take `goodbye_s` to answer, and end the thread. Idempotent.
+
+        Raises NetworkError if the thread does not end.
+        """
         if not self._closing and self._thread.ident is not None:
-            self._closing = why or "closed"
+            self._goodbye_s, self._closing = goodbye_s, why or "closed"
             self._post(lambda: None)
         if self._thread.ident is not None:
-            self._thread.join(wait_s + 8.0)
+            self._thread.join(goodbye_s + 8.0)
             if self._thread.is_alive():
                 raise NetworkError("the courier's thread did not end; please report this with a stack dump")
 
@@ -211,7 +216,7 @@ class Courier:
             self._error = error
         finally:
             if self._link is not None:
-                self._link.close(self._closing or "error", 1.0 if self._error is None else 0.0)
+                self._link.close(self._closing or "error", self._goodbye_s if self._error is None else 0.0)
                 self._traffic = self._link.traffic()
             self._ended.set()
             self._notify()
@@ -231,7 +236,7 @@ class Courier:
 
     def _on_welcome(self, welcome: Welcome) -> None:
         first = self.welcome
-        if first is not None and (welcome.run != first.run or welcome.version < 0 <= first.version):
+        if first is not None and (welcome.run != first.run or welcome.version < 0 <= max(first.version, self._have)):
             raise RefusedError(
                 "unknown_run",
                 f"the server was started anew without the state of run {first.run!r}; start the workers again, or "

@@ -11,11 +11,12 @@ Rule of this file: it belongs to one thread (the courier's), blocks only in `pum
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from lightning_async.errors import ProtocolError, RefusedError, UnreachableError
+from lightning_async.errors import AsyncWANError, ConfigError, ProtocolError, RefusedError, UnreachableError
 from lightning_async.telemetry import Ewma
 from lightning_async.transport.base import Connection, Frame, Traffic
 from lightning_async.wire.frames import Envelope, FrameError, pack, unpack
@@ -34,7 +35,8 @@ from lightning_async.wire.messages import (
 )
 from lightning_async.wire.session import fits
 
-JOIN_PATIENCE_S = 60.0  # how long a server that never answered is dialled
+JOIN_PATIENCE_S = 60.0  # how long a server that never answered is dialled; LIGHTNING_ASYNC_PATIENCE_S overrides it
+PATIENCE = "LIGHTNING_ASYNC_PATIENCE_S"
 REJOIN_PATIENCE_S = 300.0  # how long one that did is waited for; training goes on locally meanwhile
 SILENCE_S = 15.0  # before the bytes under way are added
 SLOWEST_BYTES_S = 60_000.0  # assumed until a transfer was measured: half of 1 Mbit/s
@@ -61,6 +63,18 @@ class _Call:
         return sum(len(frame) for frame in self.payload)
 
 
+def join_patience_s() -> float:
+    """How long a server that never answered is dialled, seconds. Raises ConfigError."""
+    text = os.environ.get(PATIENCE, "")
+    try:
+        seconds = float(text) if text else JOIN_PATIENCE_S
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise ConfigError(f"{PATIENCE}: got {text!r}, expected seconds above 0")
+    return seconds
+
+
 class Link:
     """The worker's side of the conversation.
 
@@ -69,6 +83,8 @@ class Link:
         hello: the greeting; `welcomed` is told every Welcome, the first and those after a rejoin.
         heard: told every Ack that answers a Beat.
         reply_bytes: size of the largest usual answer, for judging silence.
+        patience_s: for a server that never answered; None: JOIN_PATIENCE_S, or what the environment says.
+        rejoin_patience_s: for one that did.
     """
 
     def __init__(
@@ -80,12 +96,13 @@ class Link:
         address: str,
         reply_bytes: int = 0,
         clock: Callable[[], float] = time.monotonic,
-        join_patience_s: float = JOIN_PATIENCE_S,
+        patience_s: float | None = None,
         rejoin_patience_s: float = REJOIN_PATIENCE_S,
     ) -> None:
         self._dial, self._hello, self._welcomed, self._heard = dial, hello, welcomed, heard
         self._address, self._reply_bytes, self._clock = address, reply_bytes, clock
-        self._patience_s, self._rejoin_patience_s = join_patience_s, rejoin_patience_s
+        self._patience_s = join_patience_s() if patience_s is None else patience_s
+        self._rejoin_patience_s = rejoin_patience_s
         self.connection = dial()
         self.joined = False
         self.rtt_s = Ewma()
@@ -121,11 +138,7 @@ class Link:
             self._take(frames)
             frames = self.connection.receive(0.0)
         now = self._clock()
-        if (
-            self.joined
-            and now >= self._next_beat
-            and not any(isinstance(c.message, Beat) for c in self._calls.values())
-        ):
+        if self.joined and now >= self._next_beat:
             self._beat(now)
         self._judge_silence(now)
 
@@ -136,20 +149,23 @@ class Link:
 
     def close(self, why: str, wait_s: float) -> None:
         """Say goodbye, wait up to `wait_s` for the answer so that it is sure to have left, and hang up."""
-        done: list[Reply] = []
-        deadline = self._clock() + wait_s
-        if self.joined:
-            traffic = self.traffic()
-            leave = Leave(why=why, sent_bytes=traffic.sent_bytes, received_bytes=traffic.received_bytes)
-            self.request(leave, lambda reply, _: done.append(reply))
         try:
-            while self.joined and not done and self._clock() < deadline:
-                frames = self.connection.receive(0.05)
-                if frames is not None:
-                    self._take(frames)
-        except RefusedError:
-            pass  # the server has forgotten us already, which is what we ask for
-        self.connection.close()
+            if self.joined:
+                self._say_goodbye(why, self._clock() + wait_s)
+        except AsyncWANError as error:
+            log.debug("while leaving %s: %s", self._address, error)
+        finally:
+            self.connection.close()
+
+    def _say_goodbye(self, why: str, deadline: float) -> None:
+        done: list[Reply] = []
+        traffic = self.traffic()
+        leave = Leave(why=why, sent_bytes=traffic.sent_bytes, received_bytes=traffic.received_bytes)
+        self.request(leave, lambda reply, _: done.append(reply))
+        while not done and self._clock() < deadline:
+            frames = self.connection.receive(0.05)
+            if frames is not None:
+                self._take(frames)
 
     def greet(self) -> None:
         """Say Hello; what is asked meanwhile waits for the Welcome."""
@@ -213,21 +229,25 @@ class Link:
             self.bytes_per_s = self.bytes_per_s.after(moved / took)
 
     def _beat(self, now: float) -> None:
+        """Send a Beat; while none is answered the next ones come ever later, since they too may have been lost."""
         traffic = self.traffic()
-        self._next_beat = now + self._beat_s
+        unanswered = sum(1 for call in self._calls.values() if isinstance(call.message, Beat))
+        self._next_beat = now + self._beat_s * (1 + unanswered)
         beat = Beat(sent_bytes=traffic.sent_bytes, received_bytes=traffic.received_bytes)
         self._next_id += 1
-        call = _Call(self._next_id, beat, (), self._on_beat)
-        self._send(call)
-        self._beat_turn = call.turn
+        turn = self._turn + 1
+        self._send(_Call(self._next_id, beat, (), lambda reply, _: self._on_beat(reply, turn)))
 
-    def _on_beat(self, reply: Reply, payload: tuple[Frame, ...]) -> None:
+    def _on_beat(self, reply: Reply, turn: int) -> None:
+        """The Beat sent as number `turn` is answered, so whatever was sent before it has arrived or was lost."""
         if not isinstance(reply, Ack):
             return
         now = self._clock()
-        for call in list(self._calls.values()):
+        for call in [call for call in self._calls.values() if call.turn < turn]:
             held = call.message.wait_s if isinstance(call.message, Pull) else 0.0
-            if call.turn < self._beat_turn and now - call.sent_at > held + self._beat_s:
+            if isinstance(call.message, Beat):
+                del self._calls[call.id]
+            elif now - call.sent_at > held + self._beat_s:
                 log.info("%s was lost on the way; sending it again", type(call.message).__name__)
                 self._send(call)
         self._heard(reply)
@@ -251,8 +271,8 @@ class Link:
             )
         under_way = sum(call.bytes for call in self._calls.values()) + self._reply_bytes
         rate = self.bytes_per_s.value or SLOWEST_BYTES_S
-        newest = max(call.sent_at for call in self._calls.values())
-        if min(silent, now - newest) > SILENCE_S + 3 * under_way / rate:
+        oldest = min(call.sent_at for call in self._calls.values())
+        if min(silent, now - oldest) > SILENCE_S + 3 * under_way / rate:
             self._redial()
 
     def _redial(self) -> None:

@@ -96,7 +96,7 @@ class Shared:
 
 def shared_tensors(module: nn.Module) -> Shared:
     """What a run of `module` shares. Raises LayoutError when nothing is trainable or a tensor cannot travel."""
-    parameters = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    parameters = [(_plain(name), p) for name, p in module.named_parameters() if p.requires_grad]
     buffers = list(_floating_buffers(module))
     if not parameters:
         raise LayoutError("the model has no parameter with requires_grad=True, so there is nothing to train together")
@@ -111,7 +111,12 @@ def _floating_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     persistent = {id(t) for t in module.state_dict(keep_vars=True).values()}
     for name, buffer in module.named_buffers():
         if buffer.is_floating_point() and id(buffer) in persistent:
-            yield name, buffer
+            yield _plain(name), buffer
+
+
+def _plain(name: str) -> str:
+    """The tensor's name in the module as it was written: compiled and plain workers have one layout."""
+    return name.replace("_orig_mod.", "")
 
 
 def _check_travels(name: str, tensor: Tensor) -> None:

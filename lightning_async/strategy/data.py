@@ -7,42 +7,69 @@ left alone, with one warning that says so.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sampler, SequentialSampler
 
-from lightning_async.worker import Engine, LeaseSampler
+from lightning_async.worker import Engine, LeaseSampler, quota
 
 log = logging.getLogger("lightning_async")
 
 
-class SharedSampler(Sampler[int]):
-    """Leases while the engine is armed; the user's own order, cut to the same length, during a tuner's trials."""
+@dataclass(frozen=True)
+class Run:
+    """The run as far as its data goes. `engine` is None before the worker has joined."""
 
-    def __init__(self, leases: LeaseSampler, own: Sampler[int], engine: Engine) -> None:
-        self._leases, self._own, self._engine = leases, own, engine
+    engine: Callable[[], Engine | None]
+    workers: Callable[[], int]
+
+
+class SharedSampler(Sampler[int]):
+    """Leases while the engine is armed; the user's own order, cut to the same length, during a tuner's trials.
+
+    Its length is the worker's quota, known before the worker joins: schedulers are made from it.
+    """
+
+    def __init__(self, run: Run, stream: str, own: Sampler[int], length: int, batch_size: int) -> None:
+        self._run, self._stream, self._own = run, stream, own
+        self._length, self._batch_size = length, batch_size
+        self._quota = quota(length, run.workers())
+        self._leases: LeaseSampler | None = None
+        self.trial = False  # whether the iterator made last is the user's own
 
     def __len__(self) -> int:
-        return len(self._leases)
+        return self._quota
 
     def __iter__(self) -> Iterator[int]:
-        if self._engine.armed:
-            yield from self._leases
-        else:
-            for index, _ in zip(self._own, range(len(self)), strict=False):
-                yield index
+        engine = self._run.engine()
+        self.trial = engine is None or not engine.armed
+        if engine is None or not engine.armed:
+            return itertools.islice(iter(self._own), self._quota)
+        if self._leases is None:
+            shuffle = isinstance(self._own, RandomSampler)
+            self._leases = LeaseSampler(engine, self._stream, self._length, self._batch_size, shuffle, self._quota)
+        return iter(self._leases)
 
 
 class Shares:
     """The loaders of one fit that were changed; `restore` undoes it."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._restore: list[Callable[[], None]] = []
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._changed: dict[int, tuple[Any, Any, SharedSampler]] = {}  # by id: batch sampler, its own sampler, ours
+        self._samplers: dict[tuple[str, int, int], SharedSampler] = {}
         self._seen: dict[int, Any] = {}
+        self._warned = False
+
+    def renew(self) -> None:
+        """The training loaders are about to be made (again): they get the streams of the ones before them."""
+        self.restore()
+        self._seen.clear()
 
     def take(self, loader: Any) -> None:
         """Make `loader` yield this worker's share, once; say so where it cannot."""
@@ -52,25 +79,34 @@ class Shares:
         self._seen[id(loader)] = loader
         obstacle = _obstacle(loader)
         if obstacle:
+            self._warn(obstacle)
+            return
+        batches = loader.batch_sampler
+        own, key = batches.sampler, (stream, len(loader.dataset), loader.batch_size or 1)
+        if key not in self._samplers:
+            self._samplers[key] = SharedSampler(self._run, stream, own, *key[1:])
+        self._changed[id(batches)] = (batches, own, self._samplers[key])
+        batches.sampler = self._samplers[key]
+
+    def _warn(self, obstacle: str) -> None:
+        if not self._warned:
             log.warning(
                 "%s: every worker trains on its own order of all the data it gets. "
                 'Split it by hand, or pass data="own" to AsyncWANStrategy if that is what you want',
                 obstacle,
             )
-            return
-        batches = loader.batch_sampler
-        own, length = batches.sampler, len(loader.dataset)
-        shuffle = isinstance(own, RandomSampler)
-        leases = LeaseSampler(self._engine, stream, length, loader.batch_size or 1, shuffle)
-        batches.sampler = SharedSampler(leases, own, self._engine)
-        self._restore.append(lambda: setattr(batches, "sampler", own))
+        self._warned = True
+
+    @property
+    def on_trial(self) -> bool:
+        """Whether a loader is being iterated that yields the user's own order: its iterator was made too early."""
+        return any(sampler.trial for _, _, sampler in self._changed.values())
 
     def restore(self) -> None:
         """Give every loader its own sampler back. Idempotent."""
-        for undo in reversed(self._restore):
-            undo()
-        self._restore.clear()
-        self._seen.clear()
+        for batches, own, _ in self._changed.values():
+            batches.sampler = own
+        self._changed.clear()
 
 
 def _obstacle(loader: Any) -> str:

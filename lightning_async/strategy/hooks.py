@@ -171,12 +171,16 @@ class AsyncWANHooks(CheckpointHooks):
             self._session.prepared(self.local_rank, node)
         elif name == "run-stage" and self._fitting:
             self._session.arm()
+            if self._session.shares.on_trial:
+                self._trainer.fit_loop._combined_loader = None  # made again, now that what is drawn counts
+        elif name == "train_dataloader()":
+            self._session.shares.renew()
 
     def process_dataloader(self, dataloader: Any) -> Any:
         dataloader = super().process_dataloader(dataloader)  # type: ignore[misc]
-        shares = self._session.shares if self._session is not None else None
-        if shares is not None and self._trainer.training and self._data == "shared":
-            shares.take(dataloader)
+        sharing = self._data == "shared" and not self._trainer.overfit_batches  # which repeats the same few batches
+        if self._session is not None and self._trainer.training and sharing:
+            self._session.shares.take(dataloader)
         return dataloader
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:

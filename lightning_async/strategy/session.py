@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lightning_async.errors import AsyncWANError, RefusedError
 from lightning_async.strategy.arguments import Given
-from lightning_async.strategy.data import Shares
+from lightning_async.strategy.data import Run, Shares
 from lightning_async.strategy.embedded import EmbeddedServer
 from lightning_async.strategy.group import Group, Place, next_name
 from lightning_async.strategy.launch import Watch
@@ -56,7 +56,7 @@ class Session:
         self._group: Group | None = None
         self._attachment: Attachment | None = None
         self.engine: Engine | None = None
-        self.shares: Shares | None = None
+        self.shares = Shares(Run(lambda: self.engine, self._workers))
         self.report: dict[str, Any] = {}
         self.address = place.address
 
@@ -78,8 +78,20 @@ class Session:
         self.engine = Engine(self.address, module, optimizers, identity, claims, self._give_up)
         self.engine.start()
         self._attachment = Attachment(self.engine)
-        self.shares = Shares(self.engine)
         return self.engine
+
+    def _workers(self) -> int:
+        """Workers expected, of which this is one; asked before it has joined when a schedule is made from it."""
+        if self.engine is not None:
+            return self.engine.workers
+        if self._place.embedded:
+            return self._place.size
+        board = Board(self.address, self._place.group, self._give_up)
+        try:
+            state = board.status()
+        finally:
+            board.close()
+        return max(int(state["config"]["workers"]), int(state["live"]) + 1)
 
     def arm(self) -> None:
         """Wait for the other workers of the launch, then let steps count."""
@@ -181,8 +193,7 @@ class Session:
     def _detach(self) -> None:
         if self._attachment is not None:
             self._attachment.detach()
-        if self.shares is not None:
-            self.shares.restore()
+        self.shares.restore()
 
     def _asker(self) -> ask.Asker:
         """Who can still ask the server: the engine leaves before the group does."""

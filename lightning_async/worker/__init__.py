@@ -4,6 +4,6 @@ from lightning_async.worker.attach import Attachment
 from lightning_async.worker.engine import Engine
 from lightning_async.worker.optimizer import AsyncOptimizer
 from lightning_async.worker.part import Identity
-from lightning_async.worker.sampler import LeaseSampler
+from lightning_async.worker.sampler import LeaseSampler, quota
 
-__all__ = ["AsyncOptimizer", "Attachment", "Engine", "Identity", "LeaseSampler"]
+__all__ = ["AsyncOptimizer", "Attachment", "Engine", "Identity", "LeaseSampler", "quota"]

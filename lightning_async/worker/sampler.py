@@ -22,6 +22,11 @@ from lightning_async.worker.engine import Engine
 BATCHES_AHEAD = 4
 
 
+def quota(length: int, workers: int) -> int:
+    """A worker's samples in an epoch over `length` samples."""
+    return math.ceil(length / max(1, workers))
+
+
 class LeaseSampler(Sampler[int]):
     """Yields sample indices of one epoch's quota. Its length is exact, which fractions of an epoch rely on.
 
@@ -31,12 +36,15 @@ class LeaseSampler(Sampler[int]):
         length: samples in the data set; the same on every worker.
         batch_size: sizes a lease (four batches).
         shuffle: a new permutation each pass, or the data set's order.
+        share: samples of an epoch of this worker; by default its `quota`.
     """
 
-    def __init__(self, engine: Engine, stream: str, length: int, batch_size: int, shuffle: bool) -> None:
+    def __init__(
+        self, engine: Engine, stream: str, length: int, batch_size: int, shuffle: bool, share: int | None = None
+    ) -> None:
         self._engine, self._stream, self._length, self._shuffle = engine, stream, length, shuffle
         self._count = max(1, min(length, BATCHES_AHEAD * batch_size))
-        self._quota = math.ceil(length / max(1, engine.workers))
+        self._quota = quota(length, engine.workers) if share is None else share
         self._indices: deque[int] = deque()
         self._ticket: Ticket | None = None
         self._order: tuple[int, list[int]] = (-1, [])

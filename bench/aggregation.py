@@ -38,8 +38,8 @@ def rows() -> Iterator[dict[str, Any]]:
     torch.set_num_threads(1)
     yield from bandwidth()
     yield from products()
-    yield from against_sort(10, 2_000_000, 50.0)
-    yield from against_sort(50, 500_000, 10.0)
+    yield from against_sort(10, D, 50.0)
+    yield from against_sort(50, 1_000_000, 10.0)
     yield from memory()
     yield from sparse()
 

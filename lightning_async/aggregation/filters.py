@@ -40,7 +40,8 @@ def kardam_passes(coefficient: float, others: Sequence[float], f: int) -> bool:
     """Whether a worker's Lipschitz coefficient is within the (n - f) / n quantile of all n workers' latest ones.
 
     `others` are the n latest coefficients, this worker's included; n > 3f. Gradients must be nearly Lipschitz,
-    and a filter of how often each worker is accepted must stand beside this one (one slot per worker does that). Source: Damaskinos et al. 2018, section 3.1.
+    and a limit on how often each worker is accepted must stand beside this filter (one slot per worker is one).
+    Source: Damaskinos et al. 2018, section 3.1.
     """
     n = len(others)
     if n <= 3 * tolerated("kardam", f):

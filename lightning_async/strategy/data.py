@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sampler, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, Sampler, SequentialSampler
 
 from lightning_async.worker import Engine, LeaseSampler, quota
 
@@ -113,8 +113,10 @@ def _obstacle(loader: Any) -> str:
     """Why the samples of `loader` cannot be leased; empty when they can."""
     if not isinstance(loader, DataLoader):
         return f"the training data is a {type(loader).__name__}, not a DataLoader"
-    if not isinstance(loader.batch_sampler, BatchSampler):
+    if isinstance(loader.dataset, IterableDataset):
         return "the training data is iterable, so its samples have no index"
+    if loader.batch_sampler is None:
+        return "the DataLoader makes no batches (batch_size=None)"
     if type(loader.batch_sampler) is not BatchSampler:
         return f"the DataLoader has its own batch sampler {type(loader.batch_sampler).__name__}"
     sampler = loader.batch_sampler.sampler

@@ -31,6 +31,7 @@ from lightning_async.worker.link import Link
 from lightning_async.worker.part import Identity, Round
 from lightning_async.worker.replica import Replica
 
+MOST_TRIES = 20  # to have progress accepted before giving up
 MOST_DIVERGED = 3  # rounds in a row that were not finite before training is stopped
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ class Engine:
         self._round = Round()
         self._seq = 0
         self._diverged = 0
+        self._refusal = ("", "")  # the last one: reason, detail
         self._records: list[dict[str, Any]] = []
         layout = self.shared.layout
         self._courier = Courier(self._make_link, layout.d, layout.b)
@@ -191,11 +193,17 @@ class Engine:
         self._finish()
 
     def flush(self) -> None:
-        """After this returns, all progress made so far is accepted by the server, or this has raised."""
+        """After this returns, all progress made so far is accepted by the server, or this has raised.
+
+        A run that has ended takes nothing more, though, and what a codec keeps goes out with later updates.
+        """
         self._finish()
-        if self._round.length and self.config.submit == "update":
+        for _ in range(MOST_TRIES):
+            if self.config.submit == "gradient" or self.stop_asked or not (self._round.length or self.replica.owes):
+                return
             self._send_round()
             self._finish()
+        raise RefusedError(*self._refusal)
 
     def align(self) -> None:
         """Flush, fetch the newest parameters, and make the live model exactly the published one."""
@@ -282,6 +290,7 @@ class Engine:
 
     def _refused(self, outcome: Outcome) -> None:
         log.warning("update %d was refused [%s]: %s", outcome.seq, outcome.reason, outcome.detail)
+        self._refusal = (outcome.reason, outcome.detail)
         if outcome.reason == Reason.NOT_FINITE.value:
             self._diverged += 1
             self.replica.discard(outcome.seq)

@@ -60,6 +60,7 @@ class Replica:
         self._buffers = self._sent_buffers = torch.empty(0, dtype=FLOAT)
         self._whole = all(p.dtype == FLOAT for p in shared.parameters)
         self._start: Tensor | None = None
+        self.owes = False  # whether an update was taken back, so that there is progress without a step
 
     @property
     def pending(self) -> tuple[int, ...]:
@@ -87,6 +88,7 @@ class Replica:
         unflatten(self.published, self.shared.layout.parameters, self.shared.parameters)
         self._write_buffers(self._buffers)
         self._mark_start(None)
+        self.owes = False
 
     def hide_published(self) -> None:
         """After `show_published`: add what was sent and is not published yet to the live model again."""
@@ -99,6 +101,7 @@ class Replica:
         self._sent.append(_Sent(seq, u))
         self._sent_buffers = self.live_buffers()
         self._mark_start(None)
+        self.owes = False
         return u
 
     def take_back(self, seq: int) -> None:
@@ -106,6 +109,7 @@ class Replica:
         for sent in self._sent:
             if sent.seq == seq and self._start is not None:
                 self._start.add_(sent.vector)
+            self.owes = self.owes or sent.seq == seq
         self._sent = [sent for sent in self._sent if sent.seq != seq]
 
     def settle(self, seq: int, version: int) -> None:
@@ -122,10 +126,12 @@ class Replica:
 
     def give_up(self, seq: int) -> None:
         """Update `seq` was refused and its codec keeps it: it leaves the live model and comes back with later ones."""
+        progress = self._progress() if self._start is not None else None
         for sent in [sent for sent in self._sent if sent.seq == seq]:
             for p, entry in zip(self.shared.parameters, self.shared.layout.parameters, strict=True):
                 p.data.add_(sent.vector[entry.range].view(entry.shape))
             self._sent.remove(sent)
+        self._mark_start(progress)
 
     def digest(self) -> int:
         """Checksum of the published parameters, to be held against the server's."""
@@ -139,6 +145,7 @@ class Replica:
 
     def merge(self, arrival: Arrival, progressed: bool) -> None:
         """Put `arrival` under the live model. `progressed`: optimizer steps were made since the last `update`."""
+        progressed = progressed or self.owes
         progress = self._progress() if progressed and self._start is not None else None
         before, self.published = self.published, self._newer(arrival)
         held = [sent for sent in self._sent if sent.seq <= arrival.included]

@@ -90,7 +90,9 @@ def trainer(strategy: Any = "auto", **options: Any) -> Trainer:
     return Trainer(strategy=strategy, **chosen)
 
 
-def fit(module: Callable[[], LightningModule], strategy: Any = "auto", **options: Any) -> tuple[LightningModule, Trainer]:
+def fit(
+    module: Callable[[], LightningModule], strategy: Any = "auto", **options: Any
+) -> tuple[LightningModule, Trainer]:
     """Train a new `module` on the unshuffled data, always from the same seed."""
     torch.manual_seed(3)
     model, ours = module(), trainer(strategy, **options)

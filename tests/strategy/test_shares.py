@@ -29,7 +29,7 @@ class Listing(Net):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         first = batch[0] if isinstance(batch[0], (list, tuple)) else batch
-        self.batches.append(first[2].tolist())
+        self.batches.append(torch.as_tensor(first[2]).reshape(-1).tolist())
         return self.loss(first[:2])
 
     @property

@@ -125,7 +125,7 @@ def speed(vector: Tensor) -> Iterator[dict[str, Any]]:
         places = vector.abs().topk(k, sorted=False).indices
         return places.to(torch.int32).numpy().tobytes() + vector[places].numpy().tobytes()
 
-    member = codec("topk")
+    member = codec("error_feedback(topk())")
     states = [member.init(d)]
     member.encode(vector, states[0])
 

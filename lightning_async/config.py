@@ -25,8 +25,10 @@ class RunConfig:
         submit: what a worker sends. "update": base minus local parameters after a round of `local_steps` of its own
             optimizer. "gradient": the gradient of every optimizer step; the server's copy of that optimizer steps.
         local_steps: optimizer steps in a round (H). Gradient mode needs 1.
-        compression: codec of what workers send, e.g. "none", "fp16", "topk".
-        download_compression: codec of the parameter deltas that the server sends.
+        compression: codec of what workers send, e.g. "none", "fp16", "topk", "auto". A codec that leaves numbers out
+            gets error feedback around it: "topk(density=0.02)" means "error_feedback(topk(density=0.02))".
+        download_compression: codec of the parameter deltas that the server sends, without error feedback, which the
+            deltas have by themselves; None: "none" where uploads are exact, else "topk(density=0.05, values='int8')".
         aggregation: how updates become one, e.g. "mean", "trimmed_mean(f=2)".
         outer: what the server does with the aggregated update, e.g. "sgd(lr=1.0)", "nesterov(lr=0.7, momentum=0.9)".
         staleness: which updates are too old, e.g. "fixed(bound=50)".
@@ -43,7 +45,7 @@ class RunConfig:
     submit: Submit = "update"
     local_steps: int = 16
     compression: str = "none"
-    download_compression: str = "none"
+    download_compression: str | None = None
     aggregation: str = "mean"
     outer: str = "sgd(lr=1.0)"
     staleness: str = "fixed(bound=50)"
@@ -58,7 +60,9 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         for name in SPECS:
-            _require(isinstance(getattr(self, name), str), name, getattr(self, name), 'a spec such as "mean"')
+            value = getattr(self, name)
+            ruled = value is None and name == "download_compression"
+            _require(ruled or isinstance(value, str), name, value, 'a spec such as "mean"')
         _require(self.submit in ("update", "gradient"), "submit", self.submit, '"update" or "gradient"')
         _require(_whole(self.local_steps, 1), "local_steps", self.local_steps, "an integer >= 1")
         _require(self.quorum == "all" or _whole(self.quorum, 1), "quorum", self.quorum, 'an integer >= 1, or "all"')

@@ -69,6 +69,11 @@ class Layout:
     def b(self) -> int:
         return sum(entry.size for entry in self.buffers)
 
+    def shapes(self, present: Sequence[int] | None = None) -> tuple[tuple[int, ...], ...]:
+        """The shapes of the parameters, or of those with these indices, in order."""
+        entries = self.parameters if present is None else [self.parameters[i] for i in present]
+        return tuple(entry.shape for entry in entries)
+
     @property
     def manifest(self) -> list[list[Any]]:
         """The layout as plain lists, [name, shape, dtype, kind] each: what Hello carries."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lightning_async.codecs.base import Codec, Payload, State, bind
-from lightning_async.codecs.table import CODECS, codec
+from lightning_async.codecs.base import Codec, Ladder, Payload, State, bind
+from lightning_async.codecs.table import CODECS, codec, download_codec, upload_codec
 
-__all__ = ["CODECS", "Codec", "Payload", "State", "bind", "codec"]
+__all__ = ["CODECS", "Codec", "Ladder", "Payload", "State", "bind", "codec", "download_codec", "upload_codec"]

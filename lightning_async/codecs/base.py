@@ -31,11 +31,28 @@ Shape: TypeAlias = tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Ladder:
+    """The rungs of a codec that can send more or less: rung 0 sends the most, the last one the least."""
+
+    specs: tuple[str, ...]
+    bits: tuple[float, ...]
+    """About what each rung takes per number, before anything was measured."""
+    of: Callable[[Payload], int]
+    """of(payload): the rung of a payload that `decode` takes."""
+    at: Callable[[State], int]
+    """at(state): the rung of the next payload."""
+    to: Callable[[State, int], State]
+    """to(state, rung): the state from which the next payload is of that rung."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Codec:
     """One member of the family. `spec` and `shapes` alone take part in `==`; a capability is a function or None."""
 
     spec: str
     lossless: bool = False
+    needs_feedback: bool = field(default=False, compare=False, repr=False)
+    """What it leaves out in one payload would be lost: training needs `error_feedback` around it."""
     shapes: tuple[Shape, ...] | None = field(default=None, repr=False)
     init: Callable[[int], State] = field(compare=False, repr=False)
     """init(d): the state before the first vector of length d."""
@@ -58,6 +75,8 @@ class Codec:
     """then(codec): this codec with its numbers coded by `codec`; None where there is nothing left to code."""
     bind: Callable[[Sequence[Shape]], Codec] | None = field(default=None, compare=False, repr=False)
     """bind(shapes): this codec for tensors of these shapes, one after the other; None where shapes mean nothing."""
+    ladder: Ladder | None = field(default=None, compare=False, repr=False)
+    """How to make it send more or less; None where its spec says all."""
 
 
 def bind(codec: Codec, shapes: Sequence[Shape]) -> Codec:

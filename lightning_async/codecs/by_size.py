@@ -96,6 +96,7 @@ def _by_size(large: Codec, small: Codec, below: int, shapes: tuple[Shape, ...] |
 
     return Codec(
         spec=spec.call("by_size", large, small, below=below),
+        needs_feedback=large.needs_feedback or small.needs_feedback,
         shapes=shapes,
         init=init,
         encode=encode,

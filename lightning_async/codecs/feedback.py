@@ -39,7 +39,7 @@ def _error_feedback(inner: Codec, beta: float) -> Codec:
     def encode(vector: Tensor, state: State) -> tuple[Payload, State]:
         vector = checked(vector)
         rest = dict(state)
-        residual = _beside(rest.pop(RESIDUAL), vector)
+        residual = beside(rest.pop(RESIDUAL), vector)
         payload, rest = with_feedback(inner, vector, residual, beta, rest)
         return payload, {RESIDUAL: residual, **rest}
 
@@ -68,7 +68,7 @@ def _error_feedback(inner: Codec, beta: float) -> Codec:
     )
 
 
-def _beside(residual: Tensor, vector: Tensor) -> Tensor:
+def beside(residual: Tensor, vector: Tensor) -> Tensor:
     """The residual on the vector's device: a new state starts on the CPU. ConfigError where lengths differ."""
     if residual.numel() != vector.numel():
         raise ConfigError(

@@ -112,6 +112,7 @@ def _powersgd(name: str, rank: int, shapes: tuple[Shape, ...] | None, inner: Cod
 
     return Codec(
         spec=name,
+        needs_feedback=True,
         shapes=shapes,
         init=init,
         encode=encode,

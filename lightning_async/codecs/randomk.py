@@ -61,6 +61,7 @@ def _randomk(name: str, stretch: int, seed: int, inner: Codec, open_ended: bool)
 
     return Codec(
         spec=name,
+        needs_feedback=True,
         init=counting,
         encode=encode,
         decode=lambda payload, d: decode_sparse(payload, d).dense(),

@@ -46,7 +46,14 @@ def signsgd(block: int = 4096) -> Codec:
             blocks.dequantise(means[few], np.int8(1) - np.int8(2) * flags.view(np.int8), block, out[part])
         return as_tensor(out)
 
-    return Codec(spec=spec.call("signsgd", block=block), init=stateless, encode=encode, decode=decode, max_bytes=size)
+    return Codec(
+        spec=spec.call("signsgd", block=block),
+        needs_feedback=True,
+        init=stateless,
+        encode=encode,
+        decode=decode,
+        max_bytes=size,
+    )
 
 
 def _sections(body: Array, d: int, block: int) -> tuple[Array, Array]:

@@ -1,10 +1,11 @@
-"""The table of the family, and how text becomes a codec."""
+"""The table of the family, and how text becomes a codec: any, that of uploads, that of downloads."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from lightning_async import spec
+from lightning_async.codecs.auto import auto
 from lightning_async.codecs.base import Codec
 from lightning_async.codecs.by_size import by_size
 from lightning_async.codecs.chain import chain
@@ -15,6 +16,7 @@ from lightning_async.codecs.lowrank import powersgd
 from lightning_async.codecs.randomk import randomk
 from lightning_async.codecs.signs import signsgd
 from lightning_async.codecs.topk import topk
+from lightning_async.errors import ConfigError
 
 CODECS: dict[str, Callable[..., Codec]] = {
     "none": none,
@@ -29,16 +31,37 @@ CODECS: dict[str, Callable[..., Codec]] = {
     "chain": chain,
     "error_feedback": error_feedback,
     "by_size": by_size,
+    "auto": auto,
 }
-
-SHORT = {"topk": "error_feedback(topk())"}
 
 
 def codec(member: str | Codec) -> Codec:
-    """The codec that a short name or spec means; a Codec passes through. ConfigError for anything else.
+    """The codec that a name or spec means, to the letter; a Codec passes through. ConfigError for anything else."""
+    return member if isinstance(member, Codec) else spec.parse(member, CODECS, "codec")
 
-    The bare name "topk" means top-k with error feedback, because training needs it; a spec means what it says.
+
+def upload_codec(member: str | Codec) -> Codec:
+    """The codec of what workers send: as `codec`, and error feedback around one that training cannot do without.
+
+    So `compression="topk"`, and "topk(density=0.02)" too, mean `error_feedback(topk(...))`. Who wants to see what
+    happens without writes `error_feedback(topk(), beta=0.0)`.
     """
-    if isinstance(member, Codec):
-        return member
-    return spec.parse(SHORT.get(member.strip(), member), CODECS, "codec")
+    made = codec(member)
+    return error_feedback(made) if made.needs_feedback else made
+
+
+def download_codec(member: str | Codec | None, upload: Codec) -> Codec:
+    """The codec of the deltas that the server sends; None: exact where uploads are, else top-k 5 % with int8 values.
+
+    ConfigError for one with error feedback: what a delta left out is in the next one already, because the server
+    encodes true - published, and a second residual would send it twice.
+    """
+    if member is None:
+        return none() if upload.lossless else topk(density=0.05, values="int8")
+    made = codec(member)
+    if made.fold_back is not None:
+        raise ConfigError(
+            f"download_compression got {made.spec}, which has error feedback of its own; what a delta leaves out is in "
+            "the next one anyway, so give a codec without, such as 'topk(density=0.05)'"
+        )
+    return made

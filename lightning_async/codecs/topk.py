@@ -80,6 +80,7 @@ def _topk(name: str, density: float, chunk: int | None, values: Values, then: Ca
 
     return Codec(
         spec=name,
+        needs_feedback=True,
         init=stateless,
         encode=encode,
         decode=lambda payload, d: decode_sparse(payload, d).dense(),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_async.codecs import Codec
+from lightning_async.codecs import Codec, bind
 from lightning_async.config import RunConfig
 from lightning_async.errors import PayloadError
 from lightning_async.layout import Layout
@@ -74,6 +74,7 @@ def decode_update(
         return Refusal(Reason.LENGTH, f"got {len(payload)} payload frames, expected the update and the buffers")
     sizes = [entry.size for entry in layout.parameters]
     d = layout.d if push.present is None else sum(sizes[i] for i in push.present)
+    codec = bind(codec, layout.shapes(push.present))
     if len(payload[0]) > codec.max_bytes(d):
         text = f"{len(payload[0])} bytes for {d} numbers; {codec.spec} takes at most {codec.max_bytes(d)}"
         return Refusal(Reason.LENGTH, text)

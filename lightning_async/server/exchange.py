@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from lightning_async.codecs import bind
 from lightning_async.errors import ConfigError, PayloadError
 from lightning_async.layout import difference
 from lightning_async.server import admission
@@ -42,7 +43,8 @@ def init(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m.
 def limit(run: Run) -> None:
     """Once the layout is known, nothing larger than what belongs to it needs to be read."""
     if run.layout is not None:
-        largest = max(run.rules.upload.max_bytes(run.layout.d), 8 * run.layout.d, 4 * run.layout.b)
+        upload = bind(run.rules.upload, run.layout.shapes())
+        largest = max(upload.max_bytes(run.layout.d), 8 * run.layout.d, 4 * run.layout.b)
         run.actions.append(Limit(MAX_HEADER_BYTES + largest))
 
 
@@ -139,6 +141,7 @@ def accept(run: Run, member: Member, push: m.Push, payload: tuple[Frame, ...]) -
             seq=push.seq, accepted=False, version=run.version, staleness=staleness, reason=reason, detail=detail
         )
     count(run, member, push, staleness)
+    note_codec(run, member, payload[0])
     run.stepper.add(push.group, slot)
     return m.Receipt(seq=push.seq, accepted=True, version=run.version, staleness=staleness)
 
@@ -187,6 +190,16 @@ def count(run: Run, member: Member, push: m.Push, staleness: int) -> None:
             loss=push.loss,
         )
     )
+
+
+def note_codec(run: Run, member: Member, payload: Frame) -> None:
+    """Where the upload codec has several rungs: which one this worker is on, and an event when it is another."""
+    ladder = run.rules.upload.ladder
+    if ladder is None:
+        return
+    before, member.codec = member.codec, ladder.specs[ladder.of(payload)]
+    if before not in ("", member.codec):
+        run.emit(events.CodecChanged(time_s=run.now, worker=member.name, before=before, after=member.codec))
 
 
 def step_when_ready(run: Run) -> None:

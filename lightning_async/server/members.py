@@ -50,6 +50,7 @@ class Member:
     hyper: dict[int, list[Any]] = field(default_factory=dict)
     sent_bytes: int = 0  # as the worker counts at its own socket
     received_bytes: int = 0
+    codec: str = ""  # the rung of its last accepted update, where the upload codec has several
     told: int = -1  # first version that it was given since the server was restored
 
     @property

@@ -31,7 +31,7 @@ from lightning_async.wire.session import State
 FREE = frozenset({"total_steps", "workers", "grace_s", "beat_s", "patience_s"})
 WHO = ("instance", "role", "group", "rank")
 COUNTS = ("last_seq", "included", "accepted", "steps", "samples", "last_samples", "sent_bytes", "received_bytes")
-NUMBERS = (*WHO, *COUNTS, "loss")
+NUMBERS = (*WHO, *COUNTS, "loss", "codec")
 
 
 def dump(run: Run) -> tuple[dict[str, Any], dict[str, Tensor]]:

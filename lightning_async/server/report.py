@@ -43,13 +43,13 @@ def state(run: Run, now: float) -> dict[str, Any]:
         "refused_strangers": run.refused_strangers,
         "streams": {name: {"length": s.length, "position": s.position} for name, s in run.streams.items()},
         "config": run.config.as_dict(),
-        "workers": {member.name: _member(member, now) for member in shown},
+        "workers": {member.name: _member(run, member, now) for member in shown},
         "hidden": len(workers) - len(shown),
         "observers": sum(1 for member in run.members if member.role == "observer" and member.alive),
     }
 
 
-def _member(member: Member, now: float) -> dict[str, Any]:
+def _member(run: Run, member: Member, now: float) -> dict[str, Any]:
     return {
         "state": member.state.value,
         "group": member.group,
@@ -64,6 +64,7 @@ def _member(member: Member, now: float) -> dict[str, Any]:
         "staleness": member.staleness.as_dict(),
         "round_s": member.round_s.value,
         "loss": member.loss,
+        "codec": member.codec or run.config.compression,
         "sent_bytes": member.sent_bytes,
         "received_bytes": member.received_bytes,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from lightning_async.aggregation import Aggregator, aggregator
-from lightning_async.codecs import Codec, codec
+from lightning_async.codecs import Codec, download_codec, upload_codec
 from lightning_async.config import RunConfig
 from lightning_async.errors import ConfigError
 from lightning_async.outer import Outer, outer
@@ -26,9 +26,10 @@ class Rules:
 
 def rules_of(config: RunConfig) -> Rules:
     """The objects that `config` names. Raises ConfigError where one is unknown or they cannot work together."""
+    upload = upload_codec(config.compression)
     rules = Rules(
-        upload=codec(config.compression),
-        download=codec(config.download_compression),
+        upload=upload,
+        download=download_codec(config.download_compression, upload),
         aggregator=aggregator(config.aggregation),
         outer=outer(config.outer),
         policy=policy(config.staleness),

@@ -18,12 +18,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_async.codecs import Codec, Payload, State
+from lightning_async.codecs import Codec, Payload, State, bind
 from lightning_async.layout import Layout
 from lightning_async.server.pool import Pool
 from lightning_async.wire.checksum import checksum
 
-DIGEST_EVERY = 16  # versions
+DIGEST_EVERY = 16  # versions: a worker that comes to or past a multiple of it is told the digest
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Store:
         self.version = -1
         self.parameters = torch.empty(0, dtype=torch.float32)
         self.buffers = torch.empty(0, dtype=torch.float32)
-        self._codec = codec
+        self._codec = bind(codec, layout.shapes())
         self._pool = Pool(layout.d)
         self._codec_state: State = {}
         self._published = self.parameters
@@ -95,7 +95,7 @@ class Store:
         self._deltas.append((self.version, payload, checksum(payload)))
         while self._deltas and self._chain_bytes() > self._snapshot_bytes:
             self._deltas.popleft()
-        self._digest = vector_digest(self._published) if self.version % DIGEST_EVERY == 0 else -1
+        self._digest = -1
 
     @property
     def _snapshot_bytes(self) -> int:
@@ -116,12 +116,20 @@ class Store:
         if have == self.version:
             return Answer("unchanged", have, -1, ())
         chain = [(payload, total) for version, payload, total in self._deltas if version > have >= 0]
-        form, base, digest = "deltas", have, self._digest
+        form, base, digest = "deltas", have, -1
         if not chain or len(chain) != self.version - have or sum(len(p) for p, _ in chain) >= self._snapshot_bytes:
-            form, base, digest, chain = "snapshot", -1, -1, [self._snapshot()]
+            form, base, chain = "snapshot", -1, [self._snapshot()]
+        elif have // DIGEST_EVERY != self.version // DIGEST_EVERY:
+            digest = self._digest_of_published()
         buffers = vector_bytes(self.buffers.clone())
         payload, sums = zip(*chain, (buffers, checksum(buffers)), strict=True)
         return Answer(form, base, digest, payload, sums)
+
+    def _digest_of_published(self) -> int:
+        """The checksum of the published vector, computed once a version at most."""
+        if self._digest < 0:
+            self._digest = vector_digest(self._published)
+        return self._digest
 
     def _snapshot(self) -> tuple[Payload, int]:
         """The newest published vector's bytes and their checksum."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, TypeAlias
 
 from lightning_async.aggregation import AGGREGATORS, aggregator
-from lightning_async.codecs import CODECS, codec
+from lightning_async.codecs import CODECS, codec, upload_codec
 from lightning_async.config import RunConfig
 from lightning_async.errors import ConfigError
 from lightning_async.outer import OUTERS, outer
@@ -22,7 +22,7 @@ from lightning_async.staleness import POLICIES, WEIGHTS, policy, weight
 Member: TypeAlias = Any
 
 FAMILIES: dict[str, tuple[Mapping[str, Callable[..., Any]], Callable[[Any], Any]]] = {
-    "compression": (CODECS, codec),
+    "compression": (CODECS, upload_codec),
     "download_compression": (CODECS, codec),
     "aggregation": (AGGREGATORS, aggregator),
     "outer": (OUTERS, outer),

@@ -42,8 +42,9 @@ class AsyncWANHooks(CheckpointHooks):
         submit: "update" sends what a round of local steps changed; "gradient" sends every gradient and lets the
             server run the optimizer that configure_optimizers made.
         local_steps: optimizer steps in a round; default 16, in gradient mode 1.
-        compression: codec of what workers send: "none", "fp16", "int8", "topk", a spec, or a codec.
-        download_compression: codec of what the server sends.
+        compression: codec of what workers send: "none", "fp16", "int8", "topk", "auto", a spec, or a codec. One that
+            leaves numbers out gets error feedback around it.
+        download_compression: codec of what the server sends; by default exact where `compression` is, else top-k 5 %.
         aggregation: how updates become one: "mean", "trimmed_mean(f=2)", ...
         outer: the server's optimizer for updates: "sgd(lr=1.0)", "nesterov(lr=0.7, momentum=0.9)", ...
         staleness: which updates are too old: a number of versions, or a policy.
@@ -102,7 +103,7 @@ class AsyncWANHooks(CheckpointHooks):
         self._session: Session | None = None
         self._first: Any = None
         self._report: dict[str, Any] = {}
-        self._failed = self._paused = False
+        self._failed = self._interrupted = self._paused = False
         self._stopping_since: float | None = None
 
     def summary(self) -> str:
@@ -116,7 +117,7 @@ class AsyncWANHooks(CheckpointHooks):
 
     def setup_environment(self) -> None:
         super().setup_environment()  # type: ignore[misc]
-        self._failed = self._paused = self._shown = False
+        self._failed = self._interrupted = self._paused = self._shown = False
         self._stopping_since = None
         if self._fitting:
             self._fits, self._last = self._fits + 1, {}
@@ -226,7 +227,7 @@ class AsyncWANHooks(CheckpointHooks):
         super().load_model_state_dict(checkpoint, strict=strict)  # type: ignore[misc]
         if self._paused and not self._trial:
             self._paused = False
-            self._engine.resume()
+            self._engine.armed = True
 
     @property
     def address(self) -> str:
@@ -239,6 +240,7 @@ class AsyncWANHooks(CheckpointHooks):
 
     def on_exception(self, exception: BaseException) -> None:
         self._failed = True
+        self._interrupted = isinstance(exception, KeyboardInterrupt)  # then Lightning kills the launcher's processes
         super().on_exception(exception)  # type: ignore[misc]
 
     def teardown(self) -> None:
@@ -252,7 +254,7 @@ class AsyncWANHooks(CheckpointHooks):
                     self._launcher.kill(signal.SIGTERM)
                 session.close(failed)
                 self._report = session.report or self._report
-                if failed and self._launcher is not None:
+                if failed and self._launcher is not None and not self._interrupted:
                     launch.reap(self._launcher.procs)
         finally:
             super().teardown()  # type: ignore[misc]

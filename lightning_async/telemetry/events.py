@@ -43,6 +43,15 @@ class Accepted(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CodecChanged(Event):
+    """A worker's upload codec has several rungs, and its accepted update was of another one than those before."""
+
+    worker: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Refused(Event):
     worker: str
     reason: str

@@ -34,6 +34,9 @@ SPECS = [
     "chain(topk(density=0.2, chunk=64), int8(block=16))",
     "error_feedback(topk(density=0.05, values='2bit', chunk=64), beta=0.95)",
     "by_size(int4, none, below=1000)",
+    "auto(start=0)",
+    "auto(start=3)",
+    "auto(start=8)",
 ]
 
 

@@ -36,7 +36,7 @@ def test_a_payload_at_an_odd_address_decodes():
 
 def test_feedback_of_topk_holds_no_second_vector():
     d = 16_000_000
-    member, vector = codec("topk"), torch.randn(d)
+    member, vector = codec("error_feedback"), torch.randn(d)
     state = member.encode(vector, member.init(d))[1]
     Path("/proc/self/clear_refs").write_text("5")
     before = peak_bytes()

@@ -7,7 +7,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from lightning_async.codecs import codec
+from lightning_async.codecs import upload_codec
 
 STEPS, LEARNING_RATE, TRAINED_ON = 400, 0.1, 1400
 
@@ -20,7 +20,7 @@ def accuracy(spec: str) -> float:
     torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10))
     flat = nn.utils.parameters_to_vector(model.parameters()).detach()
-    member = codec(spec)
+    member = upload_codec(spec)
     state = member.init(len(flat))
     for _ in range(STEPS):
         rows = torch.randint(0, TRAINED_ON, (64,), generator=generator)
@@ -44,7 +44,7 @@ def test_the_task_can_be_learnt(uncompressed):
 
 
 def test_without_feedback_it_is_not(uncompressed):
-    assert accuracy("topk(density=0.01)") < uncompressed - 0.2
+    assert accuracy("error_feedback(topk(density=0.01), beta=0.0)") < uncompressed - 0.2
 
 
 @pytest.mark.parametrize(
@@ -56,6 +56,7 @@ def test_without_feedback_it_is_not(uncompressed):
         "error_feedback(signsgd)",
         "int4",
         "fp16",
+        "auto",
     ],
 )
 def test_with_feedback_it_is(spec, uncompressed):

@@ -58,11 +58,12 @@ CASES: dict[str, dict[str, Bound | None]] = {
         "error_feedback(powersgd(2))": None,
         "error_feedback(by_size(topk(0.05), bf16, below=300))": None,
     },
+    "auto": {"auto": None} | {f"auto(start={rung})": None for rung in (0, 2, 3, 9)},
     "by_size": {"by_size": None, "by_size(int8, none, below=100000)": torch.zeros_like},
 }
 SPECS = [spec for specs in CASES.values() for spec in specs]
 BOUNDED = [(spec, bound) for specs in CASES.values() for spec, bound in specs.items() if bound is not None]
-WITH_FEEDBACK = [spec for spec in [*SPECS, "topk"] if codec(spec).fold_back is not None]
+WITH_FEEDBACK = [spec for spec in SPECS if codec(spec).fold_back is not None]
 SEALED = [spec for spec in SPECS if spec not in ("none", "fp16", "bf16", "chain")]
 
 

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from lightning_async.aggregation.aggregator import Aggregator
 from lightning_async.aggregation.base import Demand, Matrix, Mix, counted, positive
-from lightning_async.aggregation.distances import squared
 from lightning_async.spec import call
 
 SMALLEST_SHARE = 1e-9
@@ -26,7 +25,7 @@ def geometric_median(tolerance: float = 1e-6, iterations: int = 1000) -> Aggrega
     spec = call("geometric_median", tolerance=tolerance, iterations=iterations)
 
     def weigh(gram: Matrix, _: int) -> Matrix:
-        return weiszfeld(_around_a_row(gram), tolerance, iterations)[None, :]
+        return weiszfeld(gram, tolerance, iterations)[None, :]
 
     mix = Mix(spec, weigh, Demand(3, "n > 2f with f >= 1"), rows=lambda k: 1)
     return Aggregator(spec, robust=True, mixes=(mix,))
@@ -77,13 +76,3 @@ def _distances(gram: Matrix, share: NDArray[np.float64]) -> NDArray[np.float64]:
     towards = gram @ share
     found: NDArray[np.float64] = np.sqrt(np.maximum(np.diag(gram) - 2.0 * towards + share @ towards, 0.0))
     return found
-
-
-def _around_a_row(gram: Matrix) -> Matrix:
-    """The Gram matrix of the rows minus one central row: what the rows have in common would only cost digits.
-
-    Not minus their mean, because a single huge row would then take the digits of all the others.
-    """
-    r = int(np.median(squared(gram), axis=1).argmin())
-    around: Matrix = gram - gram[r : r + 1, :] - gram[:, r : r + 1] + gram[r, r]
-    return around

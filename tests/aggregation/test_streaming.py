@@ -11,6 +11,7 @@ import torch
 from lightning_async.aggregation import aggregator
 from lightning_async.aggregation import blocks as blocks_module
 from lightning_async.aggregation.blocks import BLOCK, blocks, gram, norms, weighted_sum
+from lightning_async.aggregation.distances import squared
 from lightning_async.aggregation.stream import reads
 from lightning_async.sparse import Sparse
 
@@ -203,3 +204,13 @@ def test_weighted_sum_of_dense_and_sparse_rows(monkeypatch):
     expected[0] += 1.0
     expected[99] += 2.0
     torch.testing.assert_close(weighted_sum(rows, [0.5, -1.0, 0.25]), expected)
+
+
+def test_rows_that_mixing_made_equal_are_at_no_distance():
+    g = gram(rows_of(6, 1000, seed=1))
+    a, b = np.array([3.0, 5, 7, 0, 0, 0]) / 15, np.array([3.0, 5, 7, 0, 0, 1e-17]) / 15
+    noisy = np.stack([a, b, a[::-1]])
+    distances = squared(noisy @ g @ noisy.T * (1 + 7e-15 * np.eye(3, k=1)))
+    assert distances[0, 1] == 0.0
+    assert distances[0, 2] > 1.0
+    assert np.array_equal(distances, distances.T)

@@ -1,0 +1,74 @@
+"""Training on digits, n = 11 of which f = 2 are hostile: robust rules keep the accuracy that the mean loses.
+
+The attack-free run is the mean over the nine honest workers alone. Shares are random (IID) or by Dirichlet(0.3).
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+
+pytest.importorskip("sklearn")
+from digits import train
+
+pytestmark = pytest.mark.slow
+SPLITS = {"iid": None, "dirichlet": 0.3}
+POINTS = 0.03
+FAMILIES = {
+    "coordinate": ("pipeline(nnm(f=2), trimmed_mean(f=2))", "pipeline(nnm(f=2), median)"),
+    "selection": ("monna(f=2)", "pipeline(nnm(f=2), multi_krum(f=2))"),
+    "centre": ("pipeline(nnm(f=2), geometric_median)", "centered_clipping(tau=0.5)"),
+}
+DEVASTATING = ("sign_flip(k=10.0)", "alie(z=10.0)")
+ATTACKS = (
+    *DEVASTATING,
+    "alie(z=1.5)",
+    "ipm(epsilon=0.5)",
+    "ipm(epsilon=10.0)",
+    "mimic(target=0)",
+    "scale(k=100.0)",
+    "gaussian_noise(sigma=20.0)",
+    "random(k=10.0)",
+    "zero()",
+    "label_flip(classes=10)",
+    "stale_replay(delay=20)",
+    "slow_drip(factor=3.0, share=0.95)",
+)
+# Where workers differ this much, an attack of the honest updates' own size costs coordinate-wise rules more than that.
+MORE_POINTS = {("coordinate", "dirichlet", "ipm(epsilon=0.5)"): 0.08}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@cache
+def attack_free(split: str) -> float:
+    return train("mean", None, SPLITS[split])
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("how", DEVASTATING)
+def test_the_mean_fails(how, split):
+    """Also shows that the robust rules' tests below are red where the rule is replaced by the mean."""
+    assert attack_free(split) > 0.95
+    assert train("mean", how, SPLITS[split]) < attack_free(split) - 0.3
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("how", ATTACKS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_rule_of_every_family_keeps_the_accuracy(family, how, split):
+    allowed = MORE_POINTS.get((family, split, how), POINTS)
+    reached = {}
+    for rule in FAMILIES[family]:
+        reached[rule] = train(rule, how, SPLITS[split])
+        if reached[rule] >= attack_free(split) - allowed:
+            return
+    pytest.fail(f"{how} on {split}: {reached}, attack-free {attack_free(split):.3f}")

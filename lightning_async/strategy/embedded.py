@@ -23,7 +23,8 @@ from lightning_async.errors import ConfigError, NetworkError
 
 SLICE_S = 0.05
 START_S = 120.0  # importing torch from a cold network disk takes a while
-QUIT_S = 5.0  # until a child that was told to quit is killed
+QUIT_S = 1.0  # until a child that was told to quit, and has nothing to save, is killed
+SAVE_S = 60.0  # the same for one that may be writing its last snapshot
 TAIL_LINES = 20
 LOCAL = "tcp://127.0.0.1:0"
 log = logging.getLogger("lightning_async.server")
@@ -36,6 +37,7 @@ class EmbeddedServer:
         self._process, self._out, self._err = process, out, err
         self._owner = os.getpid()
         self.address = ""
+        self._quit_s = QUIT_S
         atexit.register(self.quit)
 
     @classmethod
@@ -59,6 +61,7 @@ class EmbeddedServer:
             "public": public,
         }
         server = cls._spawn()
+        server._quit_s = QUIT_S if state_dir is None else SAVE_S
         try:
             server._say(json.dumps(order))
             server._wait_until_ready(timeout_s)
@@ -154,8 +157,8 @@ class EmbeddedServer:
                 self._process.stdin.close()
         if at_once:
             self._process.kill()
-        elif not self._wait(QUIT_S):
-            log.warning("the embedded server did not end within %.0f s; killing it", QUIT_S)
+        elif not self._wait(self._quit_s):
+            log.warning("the embedded server did not end within %.0f s; killing it", self._quit_s)
             self._process.kill()
         self._process.wait()
         self._out.close()

@@ -122,6 +122,35 @@ def test_drain_does_not_wait_for_a_worker_that_died(server: EmbeddedServer) -> N
     assert server.drain(timeout_s=10.0), "patience is 3 s, and the worker never spoke again"
 
 
+def test_a_run_goes_on_in_the_next_embedded_server(tmp_path: Path) -> None:
+    first = EmbeddedServer.start(RunConfig(), state_dir=tmp_path)
+    line = connect(first.address)
+    try:
+        digest = hello("a").digest
+        for i, (message, payload) in enumerate(
+            [
+                (hello("a"), ()),
+                (m.Init(digest=digest), (bytes(8), b"")),
+                (m.Push(seq=1, base=0, digest=digest), (bytes(8), b"")),
+                (m.Leave(), ()),
+            ]
+        ):
+            line.send(pack(Envelope(i + 1, message, payload)))
+            assert line.receive(10.0) is not None
+    finally:
+        line.close()
+        first.quit()
+    second = EmbeddedServer.start(RunConfig(), state_dir=tmp_path)
+    try:
+        report = ask(second.address, m.Status())
+        assert isinstance(report, m.Report)
+        assert report.state["version"] == 1
+    finally:
+        second.quit()
+    with pytest.raises(ConfigError, match="local_steps is 16 in the snapshot, 4 here"):
+        EmbeddedServer.start(RunConfig(local_steps=4), state_dir=tmp_path)
+
+
 def test_a_bad_configuration_is_said() -> None:
     with pytest.raises(ConfigError, match="unknown aggregator 'median_of_hopes'"):
         EmbeddedServer.start(RunConfig(aggregation="median_of_hopes"))
@@ -241,3 +270,29 @@ def test_sigint_is_ignored_and_sigterm_stops() -> None:
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=3.0)
     assert process.returncode == 128 + signal.SIGTERM
+
+
+def test_a_closed_stdin_without_drain_ends_it_and_one_after_drain_does_not() -> None:
+    process = embedded(json.dumps({"config": {}, "address": "tcp://127.0.0.1:0", "run": "x"}))
+    assert process.stdout is not None
+    process.stdout.readline()
+    start = time.monotonic()
+    process.communicate(timeout=10.0)  # closes stdin
+    assert time.monotonic() - start < 2.0
+    assert process.returncode == 0
+
+    process = embedded(json.dumps({"config": {"patience_s": 3.0}, "address": "tcp://127.0.0.1:0", "run": "x"}))
+    assert process.stdout is not None
+    assert process.stdin is not None
+    _, address = process.stdout.readline().split()
+    assert isinstance(ask(address, hello("a")), m.Welcome)
+    process.stdin.write("DRAIN\n")
+    process.stdin.flush()
+    process.stdin.close()
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(1.0)
+    assert isinstance(ask(address, m.Status()), m.Report)
+    assert process.wait(10.0) == 0
+    process.stdout.close()
+    assert process.stderr is not None
+    process.stderr.close()

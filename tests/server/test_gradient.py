@@ -207,6 +207,16 @@ def test_a_state_that_does_not_fit_is_refused_whole(key: str) -> None:
     assert room.run.stepper.state() == {}
 
 
+def test_a_state_that_fits_only_the_first_of_two_optimizers_changes_neither() -> None:
+    both = [{"class": "Adam", "groups": [{"names": [name], "hyper": {}}]} for name in ("w", "b")]
+    room = Room(submit="gradient", local_steps=1).begin("a", optimizers=both)
+    fields = {"keys": ["0/w/exp_avg", "1/b/exp_avg"], "shapes": [[2, 3], [5]], "dtypes": ["float32"] * 2}
+    reply = room.say("a", m.Load(**fields), (raw(torch.ones(6)), raw(torch.ones(5))))
+    assert reply.reason == Reason.PAYLOAD.value
+    assert room.run.stepper is not None
+    assert room.run.stepper.state() == {}
+
+
 def test_two_optimizers_have_buffers_and_quorums_of_their_own() -> None:
     both = [
         {"class": "SGD", "groups": [{"names": [name], "hyper": {"lr": rate}}]}

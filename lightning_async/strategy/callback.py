@@ -23,6 +23,15 @@ class FirstHooks:
         if engine is not None and engine.stop_asked:
             trainer.should_stop = True
 
+    def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
+        """After its last epoch StochasticWeightAveraging puts the average into the model, and goes through the data
+        once more for the statistics of BatchNorm: no progress, and not what the other workers' models become."""
+        if any(
+            getattr(callback, "swa_end", trainer.current_epoch) < trainer.current_epoch
+            for callback in trainer.callbacks
+        ):
+            self.on_train_end(trainer, module)
+
     def on_train_end(self, trainer: Any, module: Any) -> None:
         """Send what is not sent, and end with the published parameters in the model."""
         engine = self._session.engine

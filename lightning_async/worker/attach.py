@@ -43,6 +43,7 @@ def _patch(optimizer: Optimizer, index: int, engine: Engine) -> None:
     work = _gradient_step if engine.config.submit == "gradient" else _update_step
 
     def step(self: Optimizer, closure: Callable[[], Any] | None = None, **rest: Any) -> Any:
+        self._opt_called = True  # type: ignore[attr-defined]  # ... and then this is what it looks for
         arguments = rest if closure is None else {"closure": closure, **rest}
         if not engine.armed:
             return original(**arguments)

@@ -2,8 +2,7 @@
 
 The strategy and `AsyncOptimizer` both attach this engine to the user's own optimizers (worker/attach.py calls
 `after_step` and `submit_gradient`). Everything here runs in the thread that trains; the courier carries. A step costs a
-look at a deque; only the end of a round computes an update, and only a round that ends before the last exchange is over
-waits (in slices, so that signals are handled).
+look at a deque; only a round that ends before the last exchange is over waits (in slices, so that signals are handled).
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from lightning_async.staleness import policy
 from lightning_async.transport import connect
 from lightning_async.transport.base import Frame, Traffic
 from lightning_async.wire.messages import Ack, Push, Reason, Refused, Reply, Request, Welcome
-from lightning_async.worker.courier import Courier, Forgotten, Outcome, Ticket, Update
+from lightning_async.worker.courier import GOODBYE_S, Courier, Forgotten, Outcome, Ticket, Update
 from lightning_async.worker.guard import Guard
 from lightning_async.worker.joining import begin_run
 from lightning_async.worker.link import Link
@@ -155,12 +154,8 @@ class Engine:
         self.armed = True
 
     def disarm(self) -> None:
-        """Steps do not count: a tuner's trial, or the end."""
+        """Steps do not count: a tuner's trial (`armed` is set again once the parameters are as before), or the end."""
         self.armed = False
-
-    def resume(self) -> None:
-        """Steps count again, after a `disarm` that left the parameters as they were."""
-        self.armed = True
 
     def count_samples(self, samples: int) -> None:
         """The batch that comes holds this many samples."""
@@ -203,7 +198,8 @@ class Engine:
                 return
             self._send_round()
             self._finish()
-        raise RefusedError(*self._refusal)
+        if self.replica.owes:
+            raise RefusedError(*self._refusal)
 
     def align(self) -> None:
         """Flush, fetch the newest parameters, and make the live model exactly the published one."""
@@ -216,10 +212,10 @@ class Engine:
         """After `align`: give the live model back what was sent and is not published yet."""
         self.replica.hide_published()
 
-    def close(self, why: str = "done") -> None:
-        """Leave the run and end the courier. Idempotent."""
+    def close(self, why: str = "done", goodbye_s: float = GOODBYE_S) -> None:
+        """Leave the run, for which the server gets `goodbye_s` to answer, and end the courier. Idempotent."""
         self.armed = False
-        self._courier.close(why)
+        self._courier.close(why, goodbye_s)
 
     def _send_round(self) -> None:
         self._guard.check()

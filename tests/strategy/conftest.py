@@ -1,4 +1,4 @@
-"""What every test of the strategy gets: Lightning's advice about small data kept quiet, and its global state checked."""
+"""What every test of the strategy gets: Lightning's advice about small data is quiet, its global state is checked."""
 
 from __future__ import annotations
 
@@ -20,6 +20,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if Path(__file__).parent in item.path.parents:
             for line in LIGHTNINGS_OWN:
                 item.add_marker(pytest.mark.filterwarnings(line), append=False)
+
+
+@pytest.fixture(autouse=True)
+def _no_progress_bar_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """tqdm starts one for the bar of the learning rate finder, and keeps it."""
+    monkeypatch.setattr("tqdm.std.tqdm.monitor_interval", 0)
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Small modules to train, data of which the length divides by the batch, and a Trainer that prints and writes nothing."""
+"""Small modules to train, data whose length divides by the batch, and a Trainer that prints and writes nothing."""
 
 from __future__ import annotations
 

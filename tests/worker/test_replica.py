@@ -98,9 +98,8 @@ class Run:
 
     def check(self) -> None:
         pending = sum(self.sent.values(), torch.zeros(D, dtype=torch.float64))
-        self.near(
-            self.replica.live().double(), self.published - pending + self.progress, "live = P - pending + progress"
-        )
+        expected = self.published - pending + self.progress
+        self.near(self.replica.live().double(), expected, "live = P - pending + progress")
 
 
 ACTS = st.sampled_from(["train", "train", "send", "arrive 0", "arrive 1", "arrive all", "take back", "give up"])

@@ -37,6 +37,9 @@ def _zmq_collector() -> None:
         right.connect("inproc://warm")
         left.send(bytes(2**17), copy=False)
         right.recv()
+    deadline = time.monotonic() + GRACE_S
+    while PROC.exists() and not any("IO" in thread for thread in _sockets_threads()) and time.monotonic() < deadline:
+        threading.Event().wait(0.01)  # a thread that was just started has no name of its own yet
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-LIMIT_S = 240.0
+LIMIT_S = 300.0
 
 
 @pytest.fixture
@@ -23,8 +23,8 @@ def text(tmp_path: Path) -> Path:
     """A folder with enough text for a vocabulary of 2048 tokens."""
     folder = tmp_path / "text"
     folder.mkdir()
-    for i in range(60):
-        lines = [f"value_{i}_{j} = {i * j} + len('{chr(97 + j % 26) * (j % 7)}')" for j in range(120)]
+    for i in range(200):  # two percent of them are held out
+        lines = [f"value_{i}_{j} = {i * j} + len('{chr(97 + j % 26) * (j % 7)}')" for j in range(60)]
         (folder / f"m{i}.py").write_text("\n".join(lines))
     return folder
 
@@ -81,7 +81,8 @@ class Terminal:
 @pytest.mark.slow
 def test_second_terminal_joins_with_the_printed_command(text: Path, tmp_path: Path) -> None:
     options = ["--text", text, "--data-dir", tmp_path / "cache", "--batch-size", 2, "--val-every", 1000]
-    first = [sys.executable, "-m", "examples.gpt2.train", "--local-steps", 4, "--total-steps", 400, *options]
+    first = [sys.executable, "-m", "examples.gpt2.train", "--local-steps", 4, "--total-steps", 300, *options]
+    first += ["--speeds", 1.0, "--unit", 0.1]  # slow enough for the second one to arrive in time
     with Terminal([*map(str, first), "--out", str(tmp_path / "first")]) as one:
         invitation = one.line_after("join from a second terminal")
         with Terminal([*shlex.split(invitation), "--out", str(tmp_path / "second")]) as two:
@@ -89,7 +90,7 @@ def test_second_terminal_joins_with_the_printed_command(text: Path, tmp_path: Pa
         assert one.wait() == 0, "".join(one.lines)
     outcomes = [json.loads((tmp_path / name / "outcome.json").read_text()) for name in ("first", "second")]
     workers = outcomes[0]["report"]["workers"].values()
-    assert sum(worker["steps"] for worker in workers) >= 400
+    assert sum(worker["steps"] for worker in workers) >= 300
     assert [worker["accepted"] > 0 for worker in workers] == [True, True]
     assert outcomes[1]["steps"] > 0
     assert outcomes[0]["after"] == pytest.approx(outcomes[1]["after"], rel=1e-3)  # both hold what was published last

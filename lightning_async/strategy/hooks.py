@@ -152,16 +152,17 @@ class AsyncWANHooks(CheckpointHooks):
         super().setup(trainer)  # type: ignore[misc]
         if self._session is None:
             return
-        if not self.optimizers:
-            raise ConfigError("configure_optimizers gave no optimizer, so there is nothing to train together")
-        self._check_module(trainer)
+        self._check_module()
         self._session.join(self.lightning_module, self.optimizers)
         self._first = self._make_callback(self._session)
         trainer.callbacks.insert(0, self._first)
 
-    def _check_module(self, trainer: Any) -> None:
-        devices = {p.device for p in self.lightning_module.parameters() if p.requires_grad}
-        if len(devices) > 1:
+    def _check_module(self) -> None:
+        trained = {id(p): p.device for p in self.lightning_module.parameters() if p.requires_grad}
+        stepped = {id(p) for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"]}
+        if not stepped & trained.keys():  # Lightning makes a mock of None
+            raise ConfigError("configure_optimizers gave no optimizer of the model: there is nothing to train together")
+        if len(devices := set(trained.values())) > 1:
             raise ConfigError(f"the model lies on {sorted(map(str, devices))}; one worker trains on one device for now")
 
     def barrier(self, name: str | None = None, *args: Any, **kwargs: Any) -> None:

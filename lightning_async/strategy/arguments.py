@@ -7,12 +7,13 @@ server then uses its default, a remote one decides, and only given ones are clai
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeAlias
 
-from lightning_async.aggregation import AGGREGATORS, aggregator
+from lightning_async.aggregation import AGGREGATORS, PREPROCESSING, aggregator
 from lightning_async.codecs import CODECS, codec, upload_codec
 from lightning_async.config import RunConfig
 from lightning_async.errors import ConfigError
@@ -24,7 +25,7 @@ Member: TypeAlias = Any
 FAMILIES: dict[str, tuple[Mapping[str, Callable[..., Any]], Callable[[Any], Any]]] = {
     "compression": (CODECS, upload_codec),
     "download_compression": (CODECS, codec),
-    "aggregation": (AGGREGATORS, aggregator),
+    "aggregation": ({**AGGREGATORS, **PREPROCESSING}, aggregator),
     "outer": (OUTERS, outer),
     "staleness": (POLICIES, policy),
     "weight": (WEIGHTS, weight),
@@ -70,15 +71,22 @@ def canonical(name: str, value: Member) -> Any:
 
 
 def _from_mapping(name: str, value: Mapping[str, Any], table: Mapping[str, Callable[..., Any]]) -> Any:
-    """`{class_path: lightning_async.outer.nesterov, init_args: {lr: 0.7}}`, nested in lists as needed."""
-    path, arguments = value.get("class_path"), value.get("init_args", {})
+    """`{class_path: lightning_async.outer.nesterov, init_args: {lr: 0.7}}`; arguments may be such mappings in turn."""
+    path, arguments = value.get("class_path"), value.get("init_args") or {}
     if not isinstance(path, str) or not isinstance(arguments, Mapping) or set(value) - {"class_path", "init_args"}:
         raise ConfigError(f"{name}: got {dict(value)!r}; expected a spec string, or class_path and init_args")
-    member = path.rpartition(".")[2]
-    factory = table.get(member)
+    factory = table.get(path.rpartition(".")[2])
     if factory is None:
         raise ConfigError(f"{name}: unknown class_path {path!r}; known: {', '.join(sorted(table))}")
+    given = {key: _nested(name, argument, table) for key, argument in arguments.items()}
+    many = next((p.name for p in inspect.signature(factory).parameters.values() if p.kind is p.VAR_POSITIONAL), "")
     try:
-        return factory(**arguments)
+        return factory(*given.pop(many, ()), **given)
     except TypeError as error:
         raise ConfigError(f"{name}: {path}: {error}") from error
+
+
+def _nested(name: str, value: Any, table: Mapping[str, Callable[..., Any]]) -> Any:
+    if isinstance(value, Mapping):
+        return _from_mapping(name, value, table)
+    return [_nested(name, item, table) for item in value] if isinstance(value, list) else value

@@ -34,7 +34,7 @@ class Board:
         self._group, self._give_up = group, give_up
         hello = Hello(worker=f"board-{os.getpid()}-{uuid.uuid4().hex[:8]}", instance=uuid.uuid4().hex, role="observer")
         self._courier = Courier(
-            lambda welcomed, heard: Link(lambda: connect(address), hello, welcomed, heard, address), 0, 0
+            lambda welcomed, heard: Link(lambda: connect(address), hello, welcomed, heard, address), Layout(())
         )
         self._courier.start()
 

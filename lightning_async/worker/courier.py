@@ -20,12 +20,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lightning_async.codecs import Codec, codec
+from lightning_async.codecs import Codec, bind, codec
 from lightning_async.errors import AsyncWANError, CallerError, NetworkError, ProtocolError, RefusedError
+from lightning_async.layout import Layout
 from lightning_async.transport.base import Frame, Traffic
 from lightning_async.wire.messages import Ack, Params, Pull, Push, Reason, Receipt, Refused, Reply, Request, Welcome
 from lightning_async.worker.link import Link
 from lightning_async.worker.replica import Arrival
+from lightning_async.worker.uploading import Uploads
 
 SLICE_S = 0.2  # the longest the main thread blocks without looking up
 PUMP_S = 0.1
@@ -77,13 +79,13 @@ class Courier:
 
     Args:
         link: makes the link in the courier's thread, given what to call on a Welcome and on a Beat's answer.
-        d, b: sizes of the parameter and the buffer vector.
+        layout: of what is shared; an observer's has no tensors.
     """
 
     def __init__(
-        self, link: Callable[[Callable[[Welcome], None], Callable[[Ack], None]], Link], d: int, b: int
+        self, link: Callable[[Callable[[Welcome], None], Callable[[Ack], None]], Link], layout: Layout
     ) -> None:
-        self._make_link, self._d, self._b = link, d, b
+        self._make_link, self._layout = link, layout
         self.welcome: Welcome | None = None
         self.stop_asked = False
         self._have = -1
@@ -98,9 +100,9 @@ class Courier:
         self._goodbye_s = GOODBYE_S
         self._ended = threading.Event()
         self._changed = threading.Condition()
-        self._upload: Codec | None = None
+        self._uploads: Uploads | None = None
         self._download: Codec | None = None
-        self._states: dict[int, dict[str, Tensor]] = {}
+        self._waited_s = self._waited_before_s = 0.0  # by the main thread; until the last exchange
         self._link: Link | None = None
         self._traffic = Traffic()
         self._thread = threading.Thread(target=self._run, name="lightning-async-courier", daemon=True)
@@ -132,7 +134,13 @@ class Courier:
         Looks up every SLICE_S, so that signal handlers run. Raises what went wrong in the background, and NetworkError
         after `close`.
         """
-        deadline = time.monotonic() + timeout_s
+        began = time.monotonic()
+        try:
+            return self._wait(ready, give_up, began + timeout_s)
+        finally:
+            self._waited_s += time.monotonic() - began
+
+    def _wait(self, ready: Callable[[], bool], give_up: Callable[[], bool], deadline: float) -> bool:
         while True:
             self.check()
             if ready():
@@ -158,7 +166,9 @@ class Courier:
     def exchange(self, update: Update, wait_newer: bool = False) -> None:
         """Send an update and fetch the parameters after it; with `wait_newer` only once they are newer than ours."""
         self._busy += 2
-        self._post(lambda: self._push(update, wait_newer))
+        compute_s = max(0.0, update.push.round_s - (self._waited_s - self._waited_before_s))
+        self._waited_before_s = self._waited_s
+        self._post(lambda: self._push(update, wait_newer, compute_s))
 
     @property
     def has_news(self) -> bool:
@@ -243,8 +253,8 @@ class Courier:
                 "start the server with the state_dir of that run",
             )
         if first is None:
-            self._upload = codec(str(welcome.config["compression"]))
-            self._download = codec(str(welcome.config["download_compression"]))
+            self._uploads = Uploads(codec(str(welcome.config["compression"])), self._layout)
+            self._download = bind(codec(str(welcome.config["download_compression"])), self._layout.shapes())
         else:
             if welcome.last_seq < self._acknowledged:
                 self._outcomes.append(Forgotten(welcome.last_seq, self._acknowledged))
@@ -260,49 +270,43 @@ class Courier:
             self._pull(0.0, counts=False)
         self._notify()
 
-    def _push(self, update: Update, wait_newer: bool) -> None:
+    def _push(self, update: Update, wait_newer: bool, compute_s: float) -> None:
         payload = self._encode(update)
         if payload is None:
             self._busy -= 1
             reason = Reason.NOT_FINITE.value
             self._outcomes.append(Outcome(update.push.seq, False, -1, reason, "NaN or infinity in the update"))
         else:
+            sent_at = time.monotonic()
             self._require_link().request(
                 update.push,
-                lambda reply, _: self._on_receipt(reply, update, payload),
+                lambda reply, _: self._on_receipt(reply, update, payload, time.monotonic() - sent_at, compute_s),
                 (payload, _bytes(update.buffers)),
             )
         self._pull(HOLD_S if wait_newer else 0.0)
 
     def _encode(self, update: Update) -> Frame | None:
         """The payload; None for an update that is not finite."""
-        assert self._upload is not None
-        group, n = update.push.group, update.vector.numel()
-        state = self._states.get(group)
+        assert self._uploads is not None
         try:
-            payload, self._states[group] = self._upload.encode(
-                update.vector, self._upload.init(n) if state is None else state
-            )
+            return self._uploads.encode(update.push, update.vector)
         except CallerError:
             if bool(torch.isfinite(update.vector).all()):
                 raise
             return None
-        return payload
 
-    def _on_receipt(self, reply: Reply, update: Update, payload: Frame) -> None:
+    def _on_receipt(self, reply: Reply, update: Update, payload: Frame, took_s: float, compute_s: float) -> None:
+        assert self._uploads is not None
         self._busy -= 1
+        self._uploads.note(payload, took_s, self._require_link().rtt_s.value or 0.0, compute_s)
         if isinstance(reply, Refused):
             receipt = Receipt(seq=update.push.seq, accepted=False, version=-1, reason=reply.reason, detail=reply.detail)
         else:
             assert isinstance(reply, Receipt)
             receipt = reply
-        kept = False
         if receipt.accepted:
             self._acknowledged = max(self._acknowledged, receipt.seq)
-        if not receipt.accepted and self._upload is not None and self._upload.fold_back is not None:
-            group = update.push.group
-            self._states[group] = self._upload.fold_back(payload, self._states[group])
-            kept = True
+        kept = not receipt.accepted and self._uploads.take_back(update.push, payload)
         self.stop_asked = self.stop_asked or receipt.stop
         self._outcomes.append(
             Outcome(receipt.seq, receipt.accepted, receipt.version, receipt.reason, receipt.detail, kept)
@@ -339,10 +343,10 @@ class Courier:
 
     def _read(self, params: Params, payload: tuple[Frame, ...]) -> Arrival:
         if params.form != "deltas":
-            return read_snapshot(params, payload, self._d, self._b)
+            return read_snapshot(params, payload, self._layout.d, self._layout.b)
         assert self._download is not None
-        vectors, buffers = _parted(params, payload, self._b)
-        deltas = tuple(self._download.decode(frame, self._d) for frame in vectors)
+        vectors, buffers = _parted(params, payload, self._layout.b)
+        deltas = tuple(self._download.decode(frame, self._layout.d) for frame in vectors)
         return Arrival(params.version, params.included, None, deltas, buffers, params.digest)
 
 

@@ -70,7 +70,7 @@ class Engine:
         self._refusal = ("", "")  # the last one: reason, detail
         self._records: list[dict[str, Any]] = []
         layout = self.shared.layout
-        self._courier = Courier(self._make_link, layout.d, layout.b)
+        self._courier = Courier(self._make_link, layout)
 
     def __repr__(self) -> str:
         state = "armed" if self.armed else "idle"

@@ -23,7 +23,9 @@ from lightning_async.strategy.launch import Watch
 from lightning_async.worker import Attachment, Engine, Identity
 from lightning_async.worker import requests as ask
 from lightning_async.worker.board import Board
+from lightning_async.worker.courier import GOODBYE_S
 
+HASTY_S = 0.2  # how long the server may take to answer a goodbye when training did not end well
 log = logging.getLogger("lightning_async")
 
 
@@ -175,12 +177,14 @@ class Session:
 
     def _end(self, failed: bool) -> None:
         why = "failed" if failed else "done"
+        goodbye_s = HASTY_S if failed else GOODBYE_S
         steps: list[Callable[[], object]] = [self._detach]
         if self._group is not None:
-            steps.append(self._group.board.close)
+            board = self._group.board
+            steps.append(lambda: board.close(goodbye_s))
         if self.engine is not None:
             engine = self.engine
-            steps.append(lambda: engine.close(why))
+            steps.append(lambda: engine.close(why, goodbye_s))
         if self._server is not None:
             steps.append(self._server.quit)
         steps.append(self._watch.close)

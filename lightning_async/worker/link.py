@@ -3,7 +3,8 @@
 A connection keeps the order of its messages, so a Beat that is answered proves that everything sent before it has
 arrived: what is still unanswered then was lost and is sent again (the server answers a repeated Push from memory).
 When nothing at all comes for longer than the bytes under way can explain, the connection is dialled anew; a server
-that does not know us any more is greeted again, and the unanswered requests follow.
+that does not know us any more is greeted again, and the unanswered requests follow. A request that the server
+could not read may have been altered on the way, so it is repeated a few times before the refusal is believed.
 
 Rule of this file: it belongs to one thread (the courier's), blocks only in `pump`, and only for as long as it is told.
 """
@@ -41,6 +42,9 @@ REJOIN_PATIENCE_S = 300.0  # how long one that did is waited for; training goes 
 SILENCE_S = 15.0  # before the bytes under way are added
 SLOWEST_BYTES_S = 60_000.0  # assumed until a transfer was measured: half of 1 Mbit/s
 HINT_S = 3.0
+HELLO_S = 3.0  # until a Hello without an answer is said again; then ever later
+UNREAD = {Reason.PROTOCOL.value, Reason.VERSION.value}  # refusals of what the server could not read
+MOST_REPEATS = 5  # of a request that was refused so, in case that it was altered on the way
 log = logging.getLogger(__name__)
 
 Then = Callable[[Reply, tuple[Frame, ...]], None]
@@ -56,6 +60,8 @@ class _Call:
     then: Then
     turn: int = 0  # place in the order of everything sent
     sent_at: float = 0.0
+    repeats: int = 0
+    alone: bool = False  # nothing else was under way when it was sent
     frames: list[Frame] = field(default_factory=list)
 
     @property
@@ -140,6 +146,10 @@ class Link:
         now = self._clock()
         if self.joined and now >= self._next_beat:
             self._beat(now)
+        for call in [] if self.joined else list(self._calls.values()):
+            if isinstance(call.message, Hello) and now - call.sent_at > HELLO_S * (1 + call.repeats):
+                call.repeats += 1
+                self._send(call)
         self._judge_silence(now)
 
     def traffic(self) -> Traffic:
@@ -189,7 +199,7 @@ class Link:
 
     def _send(self, call: _Call) -> None:
         self._turn += 1
-        call.turn, call.sent_at = self._turn, self._clock()
+        call.turn, call.sent_at, call.alone = self._turn, self._clock(), not self._calls
         if not call.frames:
             call.frames = pack(Envelope(call.id, call.message, call.payload))
         self._calls[call.id] = call
@@ -212,6 +222,10 @@ class Link:
         if isinstance(reply, Refused) and reply.reason == Reason.STRANGER.value and not isinstance(call.message, Leave):
             self._rejoin()
             return
+        if isinstance(reply, Refused) and reply.reason in UNREAD and call.repeats < MOST_REPEATS:
+            call.repeats += 1
+            self._send(call)
+            return
         del self._calls[call.id]
         self._measure(call, envelope.payload)
         call.then(reply, envelope.payload)  # type: ignore[arg-type]
@@ -225,6 +239,8 @@ class Link:
     def _measure(self, call: _Call, answer: tuple[Frame, ...]) -> None:
         took = max(1e-6, self._clock() - call.sent_at)
         moved = call.bytes + sum(len(frame) for frame in answer)
+        if call.alone and isinstance(call.message, Beat):
+            self.rtt_s = self.rtt_s.after(took)
         if moved > 100_000:
             self.bytes_per_s = self.bytes_per_s.after(moved / took)
 

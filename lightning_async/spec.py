@@ -59,7 +59,9 @@ def _argument(node: ast.expr, table: Mapping[str, Callable[..., Any]], family: s
         raise ConfigError(f"{family} {text!r}: arguments must be literals such as 0.01 or 'int8'") from error
 
 
-def _make(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], table: Mapping[str, Callable[..., Any]], family: str) -> Any:
+def _make(
+    name: str, args: tuple[Any, ...], kwargs: dict[str, Any], table: Mapping[str, Callable[..., Any]], family: str
+) -> Any:
     factory = table.get(name)
     if factory is None:
         raise ConfigError(f"unknown {family} {name!r}; known: {', '.join(sorted(table))}")

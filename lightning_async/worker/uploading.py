@@ -34,12 +34,6 @@ class Uploads:
         self.states: OrderedDict[Tensors, State] = OrderedDict()
         self._chooser: Chooser | None = None
 
-    @property
-    def rung(self) -> str:
-        """The spec of what is sent now."""
-        ladder = self._codec.ladder
-        return self._codec.spec if ladder is None or self._chooser is None else ladder.specs[self._chooser.rung]
-
     def encode(self, push: Push, vector: Tensor) -> Payload:
         """The payload of `vector`. Raises ConfigError for one that is not finite; the state is then as it was."""
         codec, tensors = self._bound(push), _tensors(push)

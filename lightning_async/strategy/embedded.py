@@ -23,7 +23,7 @@ from lightning_async.errors import ConfigError, NetworkError
 
 SLICE_S = 0.05
 START_S = 120.0  # importing torch from a cold network disk takes a while
-QUIT_S = 1.0  # until a child that was told to quit, and has nothing to save, is killed
+QUIT_S = 0.5  # until a child that was told to quit, and has nothing to save, is killed
 SAVE_S = 60.0  # the same for one that may be writing its last snapshot
 TAIL_LINES = 20
 LOCAL = "tcp://127.0.0.1:0"
@@ -31,7 +31,10 @@ log = logging.getLogger("lightning_async.server")
 
 
 class EmbeddedServer:
-    """A running server of our own; made by `start`. Its methods may be called in any order and more than once."""
+    """A running server of our own; made by `start`, or by `begin` for who has something else to do while it comes up.
+
+    Its methods may be called in any order and more than once.
+    """
 
     def __init__(self, process: subprocess.Popen[bytes], out: _Output, err: _Output) -> None:
         self._process, self._out, self._err = process, out, err
@@ -51,7 +54,22 @@ class EmbeddedServer:
         public: bool = False,
         timeout_s: float = START_S,
     ) -> EmbeddedServer:
-        """A server that listens. Raises ConfigError for what it refuses, NetworkError when it does not come up."""
+        """A server that listens; raises as `wait_until_ready`."""
+        server = cls.begin(config, state_dir, events, address, run, public)
+        server.wait_until_ready(timeout_s)
+        return server
+
+    @classmethod
+    def begin(
+        cls,
+        config: RunConfig,
+        state_dir: str | Path | None = None,
+        events: str | Path | None = None,
+        address: str = LOCAL,
+        run: str = "embedded",
+        public: bool = False,
+    ) -> EmbeddedServer:
+        """A server that will listen soon; it imports torch first, which takes seconds."""
         order = {
             "config": config.as_dict(),
             "address": address,
@@ -62,13 +80,19 @@ class EmbeddedServer:
         }
         server = cls._spawn()
         server._quit_s = QUIT_S if state_dir is None else SAVE_S
-        try:
-            server._say(json.dumps(order))
-            server._wait_until_ready(timeout_s)
-        except BaseException:
-            server._end(at_once=True)
-            raise
+        server._say(json.dumps(order))
         return server
+
+    def wait_until_ready(self, timeout_s: float = START_S) -> None:
+        """After this `address` is where it listens. Raises ConfigError for what it refuses, NetworkError when it does
+        not come up; then it is gone."""
+        if self.address:
+            return
+        try:
+            self._wait_until_ready(timeout_s)
+        except BaseException:
+            self._end(at_once=True)
+            raise
 
     @classmethod
     def _spawn(cls) -> EmbeddedServer:
@@ -158,7 +182,8 @@ class EmbeddedServer:
         if at_once:
             self._process.kill()
         elif not self._wait(self._quit_s):
-            log.warning("the embedded server did not end within %.0f s; killing it", self._quit_s)
+            level = logging.INFO if self._quit_s == QUIT_S else logging.WARNING  # nothing, or something, is lost by it
+            log.log(level, "the embedded server did not end within %.1f s; killing it", self._quit_s)
             self._process.kill()
         self._process.wait()
         self._out.close()

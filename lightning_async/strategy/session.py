@@ -60,18 +60,30 @@ class Session:
         self.engine: Engine | None = None
         self.shares = Shares(Run(lambda: self.engine, self._workers))
         self.report: dict[str, Any] = {}
-        self.address = place.address
 
     def open(self) -> None:
-        """Start the embedded server, if it is ours to start, and join the group of this launch."""
+        """Start the embedded server, if it is ours to start; it comes up while data and model are being prepared."""
         if self._place.embedded:
             config = self._given.config(self._place.size)
-            self._server = EmbeddedServer.start(config, self._state_dir, address=self._place.address)
-            self.address = self._server.address
-            print(f'join: AsyncWANStrategy("{self.address}")', flush=True)
-        if not self._place.alone:
+            self._server = EmbeddedServer.begin(config, self._state_dir, address=self._place.address)
+
+    @property
+    def address(self) -> str:
+        """Where the run's server listens, once it does. Raises as `EmbeddedServer.wait_until_ready`."""
+        server = self._server
+        if server is None:
+            return self._place.address
+        if not server.address:
+            server.wait_until_ready()
+            print(f'join: AsyncWANStrategy("{server.address}")', flush=True)
+        return server.address
+
+    def _gathered(self) -> Group | None:
+        """The group of this launch; None for a process that stands for itself."""
+        if self._group is None and not self._place.alone:
             board = Board(self.address, self._place.group, self._give_up)
             self._group = Group(board, self._place, self._running, self._give_up)
+        return self._group
 
     def join(self, module: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> Engine:
         """Join the run with `module`. Raises LayoutError, ConfigError, RefusedError, UnreachableError."""
@@ -97,8 +109,9 @@ class Session:
 
     def arm(self) -> None:
         """Wait for the other workers of the launch, then let steps count."""
-        if self._group is not None:
-            self._group.meet()
+        group = self._gathered()
+        if group is not None:
+            group.meet()
         self._require().arm()
 
     def finish(self) -> None:
@@ -118,12 +131,14 @@ class Session:
 
     def prepared(self, local_rank: int, node: int) -> None:
         """Rank 0 of a node says that the data is prepared; the node's other ranks wait for it."""
-        if self._group is not None:
-            self._group.prepared(local_rank, node)
+        group = self._gathered()
+        if group is not None:
+            group.prepared(local_rank, node)
 
     def agree(self, key: str, value: str) -> str:
         """The launch group's value of `key`: rank 0's."""
-        return value if self._group is None else self._group.agree(key, value)
+        group = self._gathered()
+        return value if group is None else group.agree(key, value)
 
     def adopt(self, key: str, value: str | None) -> str | None:
         """Rank 0 offers `value`; the others wait for it, for as long as rank 0 trains."""
@@ -177,7 +192,7 @@ class Session:
 
     def _end(self, failed: bool) -> None:
         why = "failed" if failed else "done"
-        goodbye_s = HASTY_S if failed else GOODBYE_S
+        goodbye_s = 0.0 if failed and self._server is not None else HASTY_S if failed else GOODBYE_S
         steps: list[Callable[[], object]] = [self._detach]
         if self._group is not None:
             board = self._group.board

@@ -16,6 +16,8 @@ from lightning_async.strategy.callback import FirstHooks
 from lightning_async.strategy.hooks import AsyncWANHooks
 from lightning_async.strategy.session import Session
 
+NAMESPACES = {"lightning.pytorch": "lightning", "pytorch_lightning": "pytorch_lightning"}  # and our module for each
+
 
 def build(pytorch: str, fabric: str, module: str) -> Any:
     """The strategy class for the namespaces `pytorch` and `fabric`, at home in `module`; it is registered there."""
@@ -24,6 +26,9 @@ def build(pytorch: str, fabric: str, module: str) -> Any:
     callbacks = import_module(f"{pytorch}.callbacks")
     rank_zero = import_module(f"{fabric}.utilities.rank_zero")
     threads = import_module(f"{fabric}.utilities.distributed")
+
+    other = next(name for name in NAMESPACES if name != pytorch)
+    hint = f"for {other}: from lightning_async.strategy.{NAMESPACES[other]} import AsyncWANStrategy"
 
     class First(FirstHooks, callbacks.Callback):  # type: ignore[misc,name-defined]
         """The strategy's callback."""
@@ -48,7 +53,7 @@ def build(pytorch: str, fabric: str, module: str) -> Any:
         __doc__ = AsyncWANHooks.__doc__
 
         def __repr__(self) -> str:
-            return f"<AsyncWANStrategy for {pytorch} | {self.summary()}>"
+            return f"<AsyncWANStrategy for {pytorch} | {self.summary()} | {hint}>"
 
         def _make_launcher(self) -> ElasticLauncher:
             return ElasticLauncher(self)

@@ -190,8 +190,7 @@ class Engine:
     def flush(self) -> None:
         """After this returns, all progress made so far is accepted by the server, or this has raised.
 
-        A run that has ended takes nothing more, though, and what a codec keeps goes out with later updates.
-        """
+        A run that has ended takes nothing more; what a codec keeps goes out with later updates."""
         self._finish()
         for _ in range(MOST_TRIES):
             if self.config.submit == "gradient" or self.stop_asked or not (self._round.length or self.replica.owes):

@@ -10,8 +10,7 @@ from models import STEPS, Net, fit, loader, trainer
 
 from lightning_async import AsyncWANStrategy
 from lightning_async.aggregation import trimmed_mean
-from lightning_async.codecs import codec
-from lightning_async.codecs.topk import topk
+from lightning_async.codecs import codec, topk
 from lightning_async.config import RunConfig
 from lightning_async.errors import ConfigError, RefusedError
 from lightning_async.outer import nesterov

@@ -1,0 +1,51 @@
+"""A plain PyTorch loop with AsyncOptimizer: `python plain.py '{"server": "tcp://...", "steps": 40, "seed": 1}'`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+
+import torch
+from torch import nn
+
+from lightning_async import AsyncOptimizer
+
+torch.set_num_threads(1)
+
+
+def say(event: str, **values: object) -> None:
+    os.write(1, f"@{json.dumps({'event': event, 'rank': 0, **values})}\n".encode())
+
+
+def flat(module: nn.Module) -> list[float]:
+    return [float(v) for p in module.parameters() for v in p.detach().reshape(-1)]
+
+
+def main() -> None:
+    options = json.loads(sys.argv[1])
+    torch.manual_seed(options["seed"])
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 1))
+    initial = flat(model)
+    made = torch.Generator().manual_seed(7)
+    weight, losses = torch.randn(8, 1, generator=made), []
+    inner = torch.optim.SGD(model.parameters(), lr=0.05)
+    with AsyncOptimizer(inner, model, options["server"], name=options.get("name", "")) as optimizer:
+        first = flat(model)
+        for step in range(1, options["steps"] + 1):
+            x = torch.randn(16, 8)
+            loss = nn.functional.mse_loss(model(x), x @ weight)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(float(loss.detach()))
+            say("step", step=step)
+            time.sleep(options.get("sleep_s", 0.0))
+    result = {"rank": options["seed"], "initial": initial, "first": first, "losses": losses, "after": flat(model)}
+    with open(f"result-{options['seed']}.json", "w") as file:
+        json.dump(result, file)
+
+
+if __name__ == "__main__":
+    main()

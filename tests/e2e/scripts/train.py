@@ -1,0 +1,167 @@
+"""A small training, as a user would write it: `python train.py '{"devices": 3, "trainer": {"max_steps": 40}}'`.
+
+It announces what happens in lines that begin with an @, and writes result-<label><rank>.json at its end.
+
+    devices     local workers
+    strategy    arguments of AsyncWANStrategy
+    trainer     arguments of the Trainer
+    width       hidden units of the model; another width is another model
+    samples, batch, loader      the data set and its DataLoader
+    sleep_s     seconds that each step of rank i takes, a list
+    raise_at    {"rank": i, "step": n}: raise there
+    val         validate, with a checkpoint of the best
+    loggers     CSV and TensorBoard
+    then        what follows the first fit: "test", "validate", "fit"
+    label       of the result files; seed of the model
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import sys
+import time
+from typing import Any
+
+ENTERED = time.time()
+
+import torch  # noqa: E402
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything  # noqa: E402
+from lightning.pytorch.callbacks import ModelCheckpoint  # noqa: E402
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+from torch.utils.data import DataLoader, Dataset  # noqa: E402
+
+from lightning_async import AsyncWANStrategy  # noqa: E402
+
+torch.set_num_threads(1)
+
+
+class Numbers(Dataset[tuple[int, Tensor, Tensor]]):
+    """Sample i is (i, x, y), a function of i alone."""
+
+    def __init__(self, length: int) -> None:
+        made = torch.Generator().manual_seed(1)
+        weight = torch.randn(8, 1, generator=made)
+        self.x = torch.randn(length, 8, generator=made)
+        self.y = self.x @ weight
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: int) -> tuple[int, Tensor, Tensor]:
+        return index, self.x[index], self.y[index]
+
+
+class Net(LightningModule):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, 1))
+
+    def loss(self, batch: Any) -> Tensor:
+        return nn.functional.mse_loss(self.layers(batch[1]), batch[2])
+
+    def training_step(self, batch: Any, index: int) -> Tensor:
+        loss = self.loss(batch)
+        self.log("train_loss", loss)
+        return loss
+
+    def validation_step(self, batch: Any, index: int) -> None:
+        self.log("val_loss", self.loss(batch))
+
+    def test_step(self, batch: Any, index: int) -> None:
+        self.log("test_loss", self.loss(batch))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.05)
+
+
+def flat(module: nn.Module) -> list[float]:
+    return [float(v) for p in module.parameters() for v in p.detach().reshape(-1)]
+
+
+class Watch(Callback):
+    """Announces, throttles, fails, and remembers."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self.options = options
+        self.indices: list[int] = []
+        self.losses: list[float] = []
+        self.first: list[float] = []
+        self.steps = 0
+
+    def on_train_batch_start(self, trainer: Trainer, module: Any, batch: Any, index: int) -> None:
+        if not self.first:
+            self.first = flat(module)
+        self.indices += batch[0].tolist()
+
+    def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Any, index: int) -> None:
+        self.losses.append(float(outputs["loss"]))
+        self.steps += 1
+        say(trainer.strategy.global_rank, "step", step=self.steps, after_s=round(time.time() - ENTERED, 3))
+        fault = self.options.get("raise_at", {})
+        if fault and (fault["rank"], fault["step"]) == (trainer.strategy.global_rank, self.steps):
+            raise RuntimeError(f"the test's own failure in rank {fault['rank']}")
+        naps = self.options.get("sleep_s", [])
+        if naps:
+            time.sleep(naps[trainer.strategy.global_rank])
+
+
+def say(rank: int, event: str, **values: Any) -> None:
+    os.write(1, f"@{json.dumps({'event': event, 'rank': rank, **values})}\n".encode())  # one write: lines stay whole
+
+
+def build(options: dict[str, Any], watch: Watch) -> Trainer:
+    extra: list[Callback] = [ModelCheckpoint(monitor="val_loss", save_top_k=1)] if options.get("val") else []
+    loggers = [CSVLogger("logs/csv"), TensorBoardLogger("logs/tensorboard")] if options.get("loggers") else False
+    arguments = {
+        "accelerator": "cpu",
+        "devices": options.get("devices", 1),
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": bool(options.get("val")),
+        "num_sanity_val_steps": 0,
+        "limit_val_batches": None if options.get("val") else 0,
+        "log_every_n_steps": 5,
+        "logger": loggers,
+        **options.get("trainer", {}),
+    }
+    return Trainer(**arguments, strategy=AsyncWANStrategy(**options.get("strategy", {})), callbacks=[watch, *extra])
+
+
+def main() -> None:
+    options = json.loads(sys.argv[1])
+    rank = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", "0")))
+    say(rank, "begin", pid=os.getpid())
+    seed_everything(options.get("seed", 1) + 100 * rank, verbose=False)  # every rank would begin elsewhere by itself
+    atexit.register(lambda: say(rank, "exit", at=time.time()))
+    watch, net = Watch(options), Net(options.get("width", 16))
+    data, batch = Numbers(options.get("samples", 4096)), options.get("batch", 8)
+    train = DataLoader(data, batch_size=batch, shuffle=True, **options.get("loader", {}))
+    held_out = DataLoader(Numbers(64), batch_size=32)
+    trainer = build(options, watch)
+    initial = flat(net)
+    trainer.fit(net, train, held_out)
+    result: dict[str, Any] = {"rank": trainer.strategy.global_rank, "pid": os.getpid(), "initial": initial}
+    result |= {"first": watch.first, "losses": watch.losses, "indices": watch.indices, "after_fit": flat(net)}
+    result |= {"report": trainer.strategy.report(), "interrupted": trainer.interrupted, "stopped": trainer.should_stop}
+    for step in options.get("then", []):
+        if step == "fit":
+            trainer.fit_loop.epoch_loop.max_steps += options["trainer"]["max_steps"]
+            trainer.fit(net, train, held_out)
+            result["second"] = {"after": flat(net), "report": trainer.strategy.report(), "steps": trainer.global_step}
+        elif step == "validate":
+            result["validate"] = trainer.validate(net, held_out, verbose=False)
+        else:
+            result["test"] = trainer.test(net, held_out, ckpt_path="best", verbose=False)
+    if trainer.checkpoint_callback is not None:
+        result["best"] = trainer.checkpoint_callback.best_model_path
+    result |= {"log_dir": trainer.log_dir, "name": options.get("label", "")}
+    with open(f"result-{options.get('label', '')}{trainer.strategy.global_rank}.json", "w") as file:
+        json.dump(result, file)
+    say(trainer.strategy.global_rank, "end")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""SIGTERM and Ctrl+C, in the moments when they are hardest to answer."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from processes import Program, address_of, free, free_address, script
+
+pytestmark = pytest.mark.slow
+ENDLESS = {"devices": 2, "strategy": {"local_steps": 2}, "trainer": {"max_steps": 10**6}, "sleep_s": [0.01, 0.01]}
+ANSWER_S = 2.0  # what is promised of this package: from the signal to the end of rank 0's program
+GONE_S = 20.0  # then Python takes Lightning's thousands of modules down, on a machine that may be busy
+
+
+def answered(program: Program, signalled_at: float) -> float:
+    """Seconds from the signal until rank 0's program was over."""
+    took = float(program.events("exit", 0)[0]["at"]) - signalled_at
+    print(f"answered in {took:.2f} s")
+    return took
+
+
+def test_ctrl_c_ends_everything(tmp_path: Path) -> None:
+    with Program(script("train", ENDLESS), tmp_path) as program:
+        address = address_of(program)
+        program.wait_for_step(1, 10)
+        at = time.time()
+        program.interrupt()
+        program.wait_until_gone(GONE_S)
+        assert program.wait(GONE_S) == 1
+        assert answered(program, at) < ANSWER_S
+        assert free(address)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_hung_server_does_not_hold_anybody(tmp_path: Path, number: int) -> None:
+    """The server stops answering (SIGSTOP), the workers soon wait for their receipts; then comes the signal."""
+    with Program(script("train", {**ENDLESS, "val": True}), tmp_path) as program:
+        address = address_of(program)
+        program.wait_for_step(1, 10)
+        server = program.server_pid()
+        os.kill(server, signal.SIGSTOP)
+        at = time.time()
+        if number == signal.SIGINT:
+            program.interrupt()
+        else:
+            program.process.send_signal(number)
+        program.wait_until_gone(GONE_S)
+        assert free(address)
+        assert answered(program, at) < (ANSWER_S if number == signal.SIGINT else GONE_S / 2)
+
+
+def test_sigterm_ends_everything(tmp_path: Path) -> None:
+    with Program(script("train", ENDLESS), tmp_path) as program:
+        address = address_of(program)
+        program.wait_for_step(1, 10)
+        at = time.time()
+        program.process.send_signal(signal.SIGTERM)
+        program.wait_until_gone(GONE_S)
+        assert program.wait(GONE_S) in (0, 143)
+        assert answered(program, at) < GONE_S / 2  # it waits for its children, which end likewise
+        assert free(address)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_wait_for_a_server_can_be_ended(tmp_path: Path, number: int) -> None:
+    options = {"strategy": {"server": free_address()}, "trainer": {"max_steps": 10}}
+    with Program(script("train", options), tmp_path) as program:
+        program.wait_for("no answer from")
+        at = time.time()
+        program.process.send_signal(number)
+        program.wait_until_gone(GONE_S)
+        assert program.wait(GONE_S) != 0
+        if number == signal.SIGINT:  # before training Lightning leaves SIGTERM to the system
+            assert answered(program, at) < ANSWER_S

@@ -33,8 +33,11 @@ class RunConfig:
         outer: what the server does with the aggregated update, e.g. "sgd(lr=1.0)", "nesterov(lr=0.7, momentum=0.9)".
         staleness: which updates are too old, e.g. "fixed(bound=50)".
         weight: how an update's weight falls with its staleness, e.g. "polynomial(a=0.5)".
-        quorum: distinct workers whose updates make a step; "all" means every live worker.
+        quorum: distinct workers whose updates make a step; "all" means every live worker. None: 1 for "mean"; for a
+            robust rule two thirds of `workers` and one, n - floor((n - 1) / 3), or what the rule needs, if more.
         grace_s: once the quorum is there, how long to wait for more workers, seconds.
+        quarantine_below: a worker whose reputation (0 to 1) falls below this is excluded for a time; needs a
+            robust rule. None: nobody is.
         workers: workers expected; sizes each worker's share of an epoch, and how many the run waits for at its start.
         total_steps: end the run when the accepted updates hold this many local optimizer steps; None: never.
         seed: of the shared sample order and of every random choice of the server.
@@ -50,8 +53,9 @@ class RunConfig:
     outer: str = "sgd(lr=1.0)"
     staleness: str = "fixed(bound=50)"
     weight: str = "constant"
-    quorum: int | Literal["all"] = 1
+    quorum: int | Literal["all"] | None = None
     grace_s: float = 0.0
+    quarantine_below: float | None = None
     workers: int = 1
     total_steps: int | None = None
     seed: int = 0
@@ -65,7 +69,8 @@ class RunConfig:
             _require(ruled or isinstance(value, str), name, value, 'a spec such as "mean"')
         _require(self.submit in ("update", "gradient"), "submit", self.submit, '"update" or "gradient"')
         _require(_whole(self.local_steps, 1), "local_steps", self.local_steps, "an integer >= 1")
-        _require(self.quorum == "all" or _whole(self.quorum, 1), "quorum", self.quorum, 'an integer >= 1, or "all"')
+        asked = self.quorum in ("all", None) or _whole(self.quorum, 1)
+        _require(asked, "quorum", self.quorum, 'an integer >= 1, "all", or None')
         _require(_whole(self.workers, 1), "workers", self.workers, "an integer >= 1")
         _require(
             self.total_steps is None or _whole(self.total_steps, 1),
@@ -75,6 +80,8 @@ class RunConfig:
         )
         _require(_whole(self.seed, -(2**63)), "seed", self.seed, "an integer")
         _require(0 <= self.grace_s < math.inf, "grace_s", self.grace_s, "seconds >= 0")
+        share = self.quarantine_below
+        _require(share is None or 0 < share < 1, "quarantine_below", share, "a number between 0 and 1, or None")
         more = f"finite seconds, more than beat_s={self.beat_s}, itself more than 0"
         _require(0 < self.beat_s < self.patience_s < math.inf, "patience_s", self.patience_s, more)
         if self.submit == "gradient" and self.local_steps != 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lightning_async.aggregation.aggregator import Aggregator
-from lightning_async.aggregation.base import Mix, Outcome, State
+from lightning_async.aggregation.base import Mix, Outcome, Row, State
 from lightning_async.aggregation.centres import centered_clipping, geometric_median
 from lightning_async.aggregation.coordinate import meamed, mean, median, trimmed_mean
 from lightning_async.aggregation.preprocess import arc, bucketing, clip_norm, clip_to_median_norm, nnm, pipeline
@@ -40,6 +40,7 @@ __all__ = [
     "Aggregator",
     "Mix",
     "Outcome",
+    "Row",
     "State",
     "aggregator",
     "arc",

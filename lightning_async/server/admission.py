@@ -13,11 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightning_async.aggregation import Row
 from lightning_async.codecs import Codec, bind
 from lightning_async.config import RunConfig
 from lightning_async.errors import PayloadError
 from lightning_async.layout import Layout
 from lightning_async.server.members import Member
+from lightning_async.sparse import Sparse
 from lightning_async.staleness import Policy
 from lightning_async.wire.frames import Frame
 from lightning_async.wire.messages import Push, Reason
@@ -65,8 +67,8 @@ def check_claims(push: Push, config: RunConfig, groups: int, tensors: int) -> Re
 
 def decode_update(
     push: Push, payload: tuple[Frame, ...], codec: Codec, layout: Layout, present: Tensor
-) -> tuple[Tensor, Tensor] | Refusal:
-    """The vector and the buffers [b] in a push's payload; `present` are the run's buffers now.
+) -> tuple[Row, Tensor] | Refusal:
+    """The vector, sparse where the codec is, and the buffers [b] in a payload; `present` are the run's buffers now.
 
     A buffer may be infinite where the run's is the same infinity: a mask, for instance.
     """
@@ -81,7 +83,8 @@ def decode_update(
     if len(payload[1]) not in (0, 4 * layout.b):
         return Refusal(Reason.LENGTH, f"buffers of {len(payload[1])} bytes; this run has {4 * layout.b}")
     try:
-        vector = codec.decode(payload[0], d)
+        sparse = codec.decode_sparse
+        vector = codec.decode(payload[0], d) if sparse is None else sparse(payload[0], d).lean()
     except PayloadError as error:
         return Refusal(_reason(codec, payload[0], d), str(error))
     buffers = read_floats(payload[1])
@@ -106,9 +109,9 @@ def read_floats(payload: Frame) -> Tensor:
     )
 
 
-def check_norm(vector: Tensor, recent: list[float]) -> Refusal | float:
+def check_norm(vector: Row, recent: list[float]) -> Refusal | float:
     """The update's norm, or a refusal when it is far outside of what this run has seen."""
-    norm = float(torch.linalg.vector_norm(vector))
+    norm = float(torch.linalg.vector_norm(vector.values if isinstance(vector, Sparse) else vector))
     if len(recent) >= 8 and norm > NORM_FACTOR * (typical := statistics.median(recent)) > 0:
         return Refusal(
             Reason.NORM, f"norm {norm:.3g}; the last updates have {typical:.3g}, and {NORM_FACTOR:.0f}x is allowed"

@@ -1,16 +1,21 @@
 """Updates that wait for a quorum: one slot per worker, so that a fast worker never has a second vote.
 
-A further update of a worker that already waits joins its own slot, averaged by samples.
+A further update of a worker that already waits joins its own slot, averaged by samples. Updates of a codec that leaves
+numbers out stay sparse while they wait, so n of them never take n vectors of the model's length.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from lightning_async.aggregation import Row
+from lightning_async.sparse import Sparse
 
 
 @dataclass
@@ -18,7 +23,7 @@ class Slot:
     """What one worker has waiting. `vector` is over `present` tensors only in gradient mode, else over all."""
 
     worker: str
-    vector: Tensor
+    vector: Row
     buffers: Tensor
     present: tuple[int, ...] | None
     base: int
@@ -35,20 +40,41 @@ class Slot:
             "present": present
         }
 
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The vectors, as tensors that nobody writes to afterwards."""
+        row = self.vector
+        own = {"indices": row.indices, "values": row.values} if isinstance(row, Sparse) else {"vector": row}
+        return {name: tensor.clone() for name, tensor in own.items()} | {"buffers": self.buffers}
+
     @classmethod
-    def read(cls, numbers: Mapping[str, Any], vector: Tensor, buffers: Tensor) -> Slot:
-        """The slot with these `numbers`."""
+    def read(cls, numbers: Mapping[str, Any], tensors: Mapping[str, Tensor], sizes: Sequence[int]) -> Slot:
+        """The slot that had these `numbers` and `tensors`; `sizes[i]` is the number of elements of tensor i."""
         present = None if numbers["present"] is None else tuple(numbers["present"])
-        return cls(vector=vector, buffers=buffers, **{**numbers, "present": present})
+        size = sum(sizes if present is None else (sizes[i] for i in present))
+        kept = "vector" in tensors
+        vector = tensors["vector"] if kept else Sparse(tensors["indices"], tensors["values"], size)
+        return cls(vector=vector, buffers=tensors["buffers"], **{**numbers, "present": present})
 
     def join(self, other: Slot) -> None:
         """Take in a later update of the same worker: samples-weighted mean of the vectors, newest buffers."""
         total = self.samples + other.samples
-        mine = self.vector if self.owned else self.vector.clone()
-        self.vector = mine.lerp_(other.vector, other.samples / total)
+        self.vector = self._mean(other.vector, other.samples / total)
         self.owned = True
         self.buffers, self.seq = other.buffers, other.seq
         self.base, self.samples, self.steps = min(self.base, other.base), total, self.steps + other.steps
+
+    def _mean(self, vector: Row, share: float) -> Row:
+        """(1 - share) x ours + share x `vector`; into our own memory where it is ours to write."""
+        mine = self.vector
+        if isinstance(mine, Sparse):
+            if isinstance(vector, Sparse):
+                return mine.mixed(vector, share).lean()
+            return mine.add_to(vector.mul(share), 1.0 - share)
+        mine = mine if self.owned else mine.clone()
+        if isinstance(vector, Sparse):
+            return vector.add_to(mine.mul_(1.0 - share), share)
+        return mine.lerp_(vector, share)
 
 
 class Buffer:
@@ -83,7 +109,7 @@ class Buffer:
         return slots
 
 
-def union(slots: list[Slot], sizes: list[int]) -> tuple[tuple[int, ...], list[Tensor]]:
+def union(slots: list[Slot], sizes: list[int]) -> tuple[tuple[int, ...], list[Row]]:
     """The tensors present in any slot, and every slot's vector over just those, zeros where it has none.
 
     `sizes[i]` is the number of elements of tensor i. Without a difference between the slots nothing is copied.
@@ -94,11 +120,20 @@ def union(slots: list[Slot], sizes: list[int]) -> tuple[tuple[int, ...], list[Te
     return present, [_spread(slot, present, sizes) for slot in slots]
 
 
-def _spread(slot: Slot, present: tuple[int, ...], sizes: list[int]) -> Tensor:
-    own = dict(zip(slot.present or (), _cut(slot.vector, slot.present or (), sizes), strict=True))
-    parts = [own.get(i, torch.zeros(sizes[i], dtype=torch.float32)) for i in present]
-    return torch.cat(parts)
+def _spread(slot: Slot, present: tuple[int, ...], sizes: list[int]) -> Row:
+    """The slot's vector over the tensors `present`, of which it has some."""
+    own = range(len(sizes)) if slot.present is None else slot.present
+    begins = dict(zip(present, _begins(present, sizes), strict=True))
+    if isinstance(slot.vector, Sparse):
+        moved = torch.tensor([begins[i] - at for i, at in zip(own, _begins(own, sizes), strict=True)])
+        place = slot.vector.indices.to(torch.int64)
+        tensor = torch.searchsorted(torch.tensor(_begins(own, sizes)), place, right=True) - 1
+        return Sparse(place + moved[tensor], slot.vector.values, sum(sizes[i] for i in present))
+    parts = dict(zip(own, torch.split(slot.vector, [sizes[i] for i in own]), strict=True))
+    return torch.cat([parts.get(i, torch.zeros(sizes[i], dtype=torch.float32)) for i in present])
 
 
-def _cut(vector: Tensor, present: tuple[int, ...], sizes: list[int]) -> tuple[Tensor, ...]:
-    return torch.split(vector, [sizes[i] for i in present])
+def _begins(tensors: Sequence[int], sizes: list[int]) -> list[int]:
+    """Where each of the tensors begins when they stand one after the other."""
+    ends = list(itertools.accumulate((sizes[i] for i in tensors), initial=0))
+    return ends[:-1]

@@ -18,7 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_async.config import RunConfig
-from lightning_async.server import exchange, joining, memory, report, sharing
+from lightning_async.server import exchange, joining, memory, report, sharing, standing
 from lightning_async.server.actions import Action, Event, Gone, Received, Stop, Tick
 from lightning_async.server.admission import Refusal
 from lightning_async.server.members import Member
@@ -82,6 +82,12 @@ class Coordinator:
         if not self.run.ended:
             exchange.end(self.run, why)
         self.run.actions.append(Stop(why))
+        return self.run.actions
+
+    def pardon(self, name: str, now: float) -> list[Action]:
+        """End the quarantine of the worker called `name`. Raises ConfigError when it is in none."""
+        self._begin(now)
+        standing.pardon(self.run, name)
         return self.run.actions
 
     def _begin(self, now: float) -> None:

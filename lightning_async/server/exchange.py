@@ -13,7 +13,8 @@ from lightning_async.server.admission import Refusal
 from lightning_async.server.buffer import Slot
 from lightning_async.server.members import Member
 from lightning_async.server.run import Run, Waiting
-from lightning_async.server.stepping import Stepper
+from lightning_async.server.standing import check_standing, judge, note_shortage
+from lightning_async.server.stepping import Made, Stepper
 from lightning_async.telemetry import events
 from lightning_async.wire import messages as m
 from lightning_async.wire.frames import MAX_HEADER_BYTES, Envelope, Frame
@@ -151,7 +152,9 @@ def read_update(run: Run, member: Member, push: m.Push, payload: tuple[Frame, ..
     assert run.layout is not None
     if run.ended:
         return Refusal(Reason.STOPPING, f"the run has ended: {run.ended}")
-    refusal = admission.check_place(push, member, run.version, run.rules.policy, run.layout.digest)
+    refusal = check_standing(member) or admission.check_place(
+        push, member, run.version, run.rules.policy, run.layout.digest
+    )
     refusal = refusal or admission.check_claims(push, run.config, run.stepper.groups, len(run.layout.parameters))
     refusal = refusal or run.stepper.check_hyper(push.group, push.hyper)
     if refusal is not None:
@@ -205,7 +208,8 @@ def note_codec(run: Run, member: Member, payload: Frame) -> None:
 def step_when_ready(run: Run) -> None:
     if run.stepper is None:
         return
-    live = run.members.workers()
+    note_shortage(run)
+    live = run.members.voters()
     for group in range(run.stepper.groups):
         made = run.stepper.step(group, live, run.now)
         if made is not None:
@@ -214,7 +218,8 @@ def step_when_ready(run: Run) -> None:
         end(run, f"{run.steps_total} of {run.config.total_steps} steps are in")
 
 
-def stepped(run: Run, slots: list[Slot]) -> None:
+def stepped(run: Run, made: Made) -> None:
+    slots = made.slots
     for slot in slots:
         member = run.members.named(slot.worker)
         if member is not None:
@@ -228,6 +233,8 @@ def stepped(run: Run, slots: list[Slot]) -> None:
             steps_total=run.steps_total,
         )
     )
+    judge(run, made)
+    note_shortage(run)
     answer_pulls(run)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lightning_async.layout import Layout
+from lightning_async.server.reputation import Reputation
 from lightning_async.telemetry import Ewma, Histogram
 from lightning_async.wire.messages import Hello, Receipt
 from lightning_async.wire.session import State
@@ -51,11 +52,19 @@ class Member:
     sent_bytes: int = 0  # as the worker counts at its own socket
     received_bytes: int = 0
     codec: str = ""  # the rung of its last accepted update, where the upload codec has several
+    reputation: Reputation = field(default_factory=Reputation)
+    barred_until: int | None = None  # the version at which its quarantine ends by itself
+    barred: int = 0  # how often it was quarantined
     told: int = -1  # first version that it was given since the server was restored
 
     @property
     def alive(self) -> bool:
         return self.state not in (State.NEW, State.GONE)
+
+    @property
+    def quarantined(self) -> bool:
+        """Whether its updates are refused for now."""
+        return self.barred_until is not None
 
     @property
     def counts(self) -> bool:
@@ -87,6 +96,10 @@ class Members:
     def workers(self) -> list[Member]:
         """The live workers."""
         return [member for member in self if member.counts]
+
+    def voters(self) -> list[Member]:
+        """The live workers whose updates are taken: those that a quorum is counted from."""
+        return [member for member in self if member.counts and not member.quarantined]
 
     def has_room(self, most: int) -> bool:
         """Whether a new name may come. At the bound, one that has gone and never gave anything is forgotten for it."""

@@ -21,6 +21,7 @@ from lightning_async.errors import ConfigError
 from lightning_async.layout import read_manifest
 from lightning_async.scheduling import Stream
 from lightning_async.server.members import Member
+from lightning_async.server.reputation import Reputation
 from lightning_async.server.run import Run
 from lightning_async.server.stepping import Stepper
 from lightning_async.telemetry import Ewma, Histogram
@@ -28,10 +29,10 @@ from lightning_async.wire.messages import Receipt
 from lightning_async.wire.session import State
 
 # What may differ between a snapshot and the configuration that it is restored under: nothing stored depends on it.
-FREE = frozenset({"total_steps", "workers", "grace_s", "beat_s", "patience_s"})
+FREE = frozenset({"total_steps", "workers", "quorum", "grace_s", "quarantine_below", "beat_s", "patience_s"})
 WHO = ("instance", "role", "group", "rank")
 COUNTS = ("last_seq", "included", "accepted", "steps", "samples", "last_samples", "sent_bytes", "received_bytes")
-NUMBERS = (*WHO, *COUNTS, "loss", "codec")
+NUMBERS = (*WHO, *COUNTS, "loss", "codec", "barred", "barred_until")
 
 
 def dump(run: Run) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -90,6 +91,7 @@ def _member(member: Member) -> dict[str, Any]:
         "refused": dict(member.refused),
         "staleness": member.staleness.as_dict(),
         "round_s": member.round_s.value,
+        "reputation": member.reputation.as_dict(),
         "hyper": {str(group): copy.deepcopy(report) for group, report in member.hyper.items()},
         "receipts": [asdict(receipt) for receipt in member.receipts.values()],
     }
@@ -101,6 +103,7 @@ def _read_member(name: str, values: Mapping[str, Any]) -> Member:
         setattr(member, key, values[key])
     member.refused = Counter(values["refused"])
     member.staleness, member.round_s = _histogram(values["staleness"]), Ewma(values["round_s"])
+    member.reputation = Reputation.read(values["reputation"])
     member.hyper = {int(group): report for group, report in values["hyper"].items()}
     member.receipts = OrderedDict((row["seq"], Receipt(**row)) for row in values["receipts"])
     return member

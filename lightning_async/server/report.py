@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning_async.server.members import Member
 from lightning_async.server.run import Run
+from lightning_async.server.standing import shortage
 
 MOST_SHOWN = 1000  # members in one report, the live ones first
 
@@ -14,12 +15,17 @@ def line(run: Run) -> str:
     """`<Server v1204 | workers 7/8 | quorum 3/4 | staleness p50 1 max 4>`"""
     live, known = len(run.members.workers()), sum(1 for member in run.members if member.role == "worker")
     waiting = max((len(buffer) for buffer in run.stepper.waiting), default=0) if run.stepper is not None else 0
-    need = run.stepper.need(run.members.workers()) if run.stepper is not None else run.config.quorum
+    need = run.stepper.need(run.members.voters()) if run.stepper is not None else run.config.quorum
     oldest = max(run.staleness.counts, default=0)
     return (
         f"<Server v{run.version} | workers {live}/{known} | quorum {waiting}/{need} "
-        f"| staleness p50 {run.staleness.quantile(0.5)} max {oldest}>"
+        f"| staleness p50 {run.staleness.quantile(0.5)} max {oldest}{_short(run)}>"
     )
+
+
+def _short(run: Run) -> str:
+    short = shortage(run)
+    return "" if short is None else f" | waits for workers: {short[0]} of {short[1]}"
 
 
 def state(run: Run, now: float) -> dict[str, Any]:
@@ -27,7 +33,6 @@ def state(run: Run, now: float) -> dict[str, Any]:
     live = run.members.workers()
     workers = [member for member in run.members if member.role == "worker"]
     shown = sorted(workers, key=lambda member: not member.alive)[:MOST_SHOWN]
-    waiting = [len(buffer) for buffer in run.stepper.waiting] if run.stepper is not None else []
     return {
         "run": run.name,
         "line": line(run),
@@ -38,7 +43,7 @@ def state(run: Run, now: float) -> dict[str, Any]:
         "steps": run.steps_total,
         "ended": run.ended,
         "live": len(live),
-        "quorum": {"waiting": waiting, "need": run.stepper.need(live) if run.stepper is not None else 0},
+        "quorum": _quorum(run),
         "staleness": run.staleness.as_dict(),
         "refused_strangers": run.refused_strangers,
         "streams": {name: {"length": s.length, "position": s.position} for name, s in run.streams.items()},
@@ -46,6 +51,18 @@ def state(run: Run, now: float) -> dict[str, Any]:
         "workers": {member.name: _member(run, member, now) for member in shown},
         "hidden": len(workers) - len(shown),
         "observers": sum(1 for member in run.members if member.role == "observer" and member.alive),
+    }
+
+
+def _quorum(run: Run) -> dict[str, Any]:
+    """`waiting`: updates of distinct workers, a number for each group; `need` of them make a step; `have`: workers
+    whose updates are taken; `why`: what it waits for while these are too few."""
+    short, voters = shortage(run), run.members.voters()
+    return {
+        "waiting": [len(buffer) for buffer in run.stepper.waiting] if run.stepper is not None else [],
+        "need": run.stepper.need(voters) if run.stepper is not None else 0,
+        "have": len(voters),
+        "why": "" if short is None else short[2],
     }
 
 
@@ -65,6 +82,8 @@ def _member(run: Run, member: Member, now: float) -> dict[str, Any]:
         "round_s": member.round_s.value,
         "loss": member.loss,
         "codec": member.codec or run.config.compression,
+        "reputation": member.reputation.as_dict(),
+        "quarantined_until": member.barred_until,
         "sent_bytes": member.sent_bytes,
         "received_bytes": member.received_bytes,
     }

@@ -49,6 +49,7 @@ class Run:
     ended: str = ""  # why, once it has
     restored_at: int | None = None  # version of the snapshot that this run was restored from
     started_at: float = 0.0
+    short: tuple[int, int, str] | None = None  # (have, need, why) while there are too few workers, as last told
     waiting: list[Waiting] = field(default_factory=list)
     now: float = 0.0
     actions: list[Action] = field(default_factory=list)

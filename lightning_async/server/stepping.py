@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lightning_async.aggregation import Row
 from lightning_async.config import RunConfig
 from lightning_async.errors import PayloadError
 from lightning_async.layout import Layout
@@ -22,12 +24,22 @@ from lightning_async.outer import TorchOuter
 from lightning_async.server.admission import Refusal, check_norm, read_floats
 from lightning_async.server.buffer import Buffer, Slot, union
 from lightning_async.server.members import Member
+from lightning_async.server.reputation import Review, review
 from lightning_async.server.rules import Rules
 from lightning_async.server.store import Store
+from lightning_async.sparse import Sparse
 from lightning_async.wire.frames import Frame
 from lightning_async.wire.messages import Reason
 
 NORMS_KEPT = 32
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a version was made of, and how that lay to it."""
+
+    slots: list[Slot]
+    review: Review
 
 
 class Stepper:
@@ -42,6 +54,7 @@ class Stepper:
         self, config: RunConfig, rules: Rules, layout: Layout, optimizers: Sequence[Any], payload: Sequence[Frame]
     ) -> None:
         self._config, self._rules = config, rules
+        self._smallest = rules.aggregator.smallest
         self._sizes = [entry.size for entry in layout.parameters]
         self.store = Store(layout, rules.download)
         self.store.start(*_first_parameters(payload, layout))
@@ -67,7 +80,7 @@ class Stepper:
             raise PayloadError(f"gradient mode needs optimizers that share no tensor; got {len(outers)}")
         return outers
 
-    def check_norm(self, group: int, vector: Tensor) -> Refusal | None:
+    def check_norm(self, group: int, vector: Row) -> Refusal | None:
         """Refuse an update that is far longer than the last ones of its group; remember its norm otherwise."""
         norm = check_norm(vector, list(self._norms[group]))
         if isinstance(norm, Refusal):
@@ -91,16 +104,16 @@ class Stepper:
 
     def need(self, live: Sequence[Member]) -> int:
         """Distinct workers that make a step."""
-        asked = len(live) if self._config.quorum == "all" else self._config.quorum
-        return max(1, asked, self._rules.aggregator.smallest)
+        quorum = self._config.quorum
+        return max(len(live) if quorum == "all" else quorum or 1, self._smallest)
 
-    def step(self, group: int, live: Sequence[Member], now: float) -> list[Slot] | None:
-        """Make the next version when the group's quorum and grace allow it; the slots that are in it, else None."""
+    def step(self, group: int, live: Sequence[Member], now: float) -> Made | None:
+        """Make the next version when the group's quorum and grace allow it; else None. `live`: who may vote."""
         if not self._ready(self.waiting[group], live, now):
             return None
         slots = self.waiting[group].take()
         present, rows = union(slots, self._sizes)
-        vector, scale = self._aggregate(group, slots, rows)
+        vector, scale, seen = self._aggregate(group, slots, rows)
         if self._config.submit == "gradient":
             gradients = self._named(vector.mul(scale) if scale != 1.0 else vector, present)
             hyper = [member.hyper[group] for member in live if group in member.hyper]
@@ -108,7 +121,7 @@ class Stepper:
         else:
             self.store.advance(lambda parameters: self._outer(parameters, vector, scale))
         self._mix_buffers(slots, len(live))
-        return slots
+        return Made(slots, seen)
 
     def _ready(self, waiting: Buffer, live: Sequence[Member], now: float) -> bool:
         here = {slot.worker for slot in waiting}
@@ -118,8 +131,9 @@ class Stepper:
         waiting.complete_at = now if waiting.complete_at is None else waiting.complete_at
         return everybody or now - waiting.complete_at >= self._config.grace_s
 
-    def _aggregate(self, group: int, slots: Sequence[Slot], rows: Sequence[Tensor]) -> tuple[Tensor, float]:
-        """The aggregate and the factor by which staleness shrinks the step: the weighted mean of the slots' weights."""
+    def _aggregate(self, group: int, slots: Sequence[Slot], rows: Sequence[Row]) -> tuple[Tensor, float, Review]:
+        """The aggregate, the factor by which staleness shrinks the step (the mean of the weights of what was used), and
+        how the rows lie to a robust aggregate."""
         rule = self._rules.aggregator
         aged = [self._rules.weight.of(self.store.version - slot.base) for slot in slots]
         shares = [1.0] * len(slots) if rule.robust else [float(slot.samples) for slot in slots]
@@ -127,11 +141,12 @@ class Stepper:
         outcome = rule.apply(
             rows,
             [share * age for share, age in zip(shares, aged, strict=True)],
-            rule.init(rows[0].numel()) if state is None else state,
+            rule.init(_length(rows[0])) if state is None else state,
         )
         self._aggregator_state[group] = outcome.state
         used = [share * use for share, use in zip(shares, outcome.influence, strict=True)] if rule.robust else shares
-        return outcome.vector, _mean(aged, used)
+        seen = review(rows, outcome.vector, outcome.influence) if rule.robust else Review()
+        return outcome.vector, _mean(aged, used), seen
 
     def _outer(self, parameters: Tensor, vector: Tensor, scale: float) -> None:
         self._outer_state = self._rules.outer.step(parameters, vector, scale, self._outer_state)
@@ -181,10 +196,7 @@ class Stepper:
             tensors |= {f"aggregator/{group}/{key}": value.clone() for key, value in state.items()}
         for group, buffer in enumerate(self.waiting):
             for i, slot in enumerate(buffer):
-                tensors |= {
-                    f"waiting/{group}/{i}/vector": slot.vector.clone(),
-                    f"waiting/{group}/{i}/buffers": slot.buffers,
-                }
+                tensors |= {f"waiting/{group}/{i}/{name}": tensor for name, tensor in slot.tensors.items()}
         record = {
             "version": self.store.version,
             "optimizers": self._optimizers,
@@ -209,8 +221,9 @@ class Stepper:
             stepper._aggregator_state[group] = {key: tensors[f"aggregator/{group}/{key}"] for key in keys}
         for group, slots in enumerate(record["waiting"]):
             for i, numbers in enumerate(slots):
-                place = f"waiting/{group}/{i}"
-                stepper.add(group, Slot.read(numbers, tensors[f"{place}/vector"], tensors[f"{place}/buffers"]))
+                place = f"waiting/{group}/{i}/"
+                own = {name.removeprefix(place): v for name, v in tensors.items() if name.startswith(place)}
+                stepper.add(group, Slot.read(numbers, own, stepper._sizes))
         return stepper
 
     def _parts(self, state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
@@ -225,6 +238,10 @@ class Stepper:
                 )
             parts.setdefault(owner, {})[rest] = value
         return parts
+
+
+def _length(row: Row) -> int:
+    return row.size if isinstance(row, Sparse) else row.numel()
 
 
 def _mean(values: Sequence[float], weights: Sequence[float]) -> float:

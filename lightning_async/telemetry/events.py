@@ -70,10 +70,56 @@ class Stepped(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Waiting(Event):
-    """A quorum or a rule's condition is not met by the workers that are there; they go on locally."""
+    """A quorum or a rule's condition cannot be met by the workers that are there; they go on locally."""
 
     have: int
     need: int
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Enough(Event):
+    """The wait that `Waiting` told of is over."""
+
+    have: int
+    need: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged(Event):
+    """How the updates of `version` lay to its aggregate, in the order of `workers`, and each worker's score since."""
+
+    version: int
+    workers: tuple[str, ...]
+    influence: tuple[float, ...]
+    distance_z: tuple[float, ...]
+    cosine: tuple[float, ...]
+    score: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copied(Event):
+    """The update of `worker` in `version` had the direction of another worker's, `like`: a copy, or one person."""
+
+    version: int
+    worker: str
+    like: str
+    cosine: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quarantined(Event):
+    """From now on the updates of `worker` are refused, until the run is at version `until` or it is pardoned."""
+
+    worker: str
+    score: float
+    until: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Released(Event):
+    worker: str
+    why: str
 
 
 @dataclass(frozen=True, kw_only=True)

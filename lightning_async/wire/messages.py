@@ -21,6 +21,7 @@ class Reason(str, Enum):
     NOT_FINITE = "not_finite"  # NaN or infinity in an update
     LENGTH = "length"  # vector of another length than the layout says
     NORM = "norm"  # update far longer than this run's updates
+    QUARANTINED = "quarantined"  # this worker's updates are not taken for a time
     PAYLOAD = "payload"  # bytes that do not decode
     SEQUENCE = "sequence"  # sequence number that was skipped or is older than the last receipt kept
     NAME = "duplicate_name"  # another live worker has this name

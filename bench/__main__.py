@@ -14,6 +14,7 @@ import json
 import pkgutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,11 @@ def main(wanted: list[str]) -> None:
     strange = [name for name in wanted if name not in known]
     if strange:
         raise SystemExit(f"unknown: {', '.join(strange)}; known: {', '.join(known)}")
-    for name in wanted or known:
-        for row in measure(name):
-            print(json.dumps(row), flush=True)
+    out = sys.stdout
+    with redirect_stdout(sys.stderr):  # what is measured may print: stdout is for rows
+        for name in wanted or known:
+            for row in measure(name):
+                print(json.dumps(row), file=out, flush=True)
 
 
 if __name__ == "__main__":

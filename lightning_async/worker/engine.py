@@ -219,7 +219,8 @@ class Engine:
     def _send_round(self) -> None:
         self._guard.check()
         self._finish()
-        self._seq += 1
+        if not (self._round.length or self.replica.owes):
+            return  # it stood on an update that was thrown away meanwhile
         push = self._next_push(0, None, [])
         u = self.replica.update(push.seq)
         self._exchange(Update(push, u, self.replica.live_buffers()))
@@ -232,8 +233,7 @@ class Engine:
         return policy(self.config.staleness).bound == 0
 
     def _next_push(self, group: int, present: list[int] | None, hyper: list[Any]) -> Push:
-        if self.config.submit == "gradient":
-            self._seq += 1
+        self._seq += 1
         done, self._round = self._round, Round()
         return Push(
             seq=self._seq,
@@ -268,9 +268,7 @@ class Engine:
         for arrival in arrivals:
             self.replica.merge(arrival, progressed=self._round.length > 0)
             if arrival.digest >= 0 and arrival.digest != self.replica.digest():
-                log.error(
-                    "the parameters of version %d differ from the published ones; taking a snapshot", arrival.version
-                )
+                log.error("version %d here differs from the published one; taking a snapshot", arrival.version)
                 self._courier.forget()
 
     def _settle(self, outcome: Outcome | Forgotten) -> None:
@@ -289,6 +287,7 @@ class Engine:
         if outcome.reason == Reason.NOT_FINITE.value:
             self._diverged += 1
             self.replica.discard(outcome.seq)
+            self._round = Round()
             if self._diverged >= MOST_DIVERGED:
                 raise CallerError(
                     f"{self._diverged} rounds in a row held NaN or infinity: this worker's training diverges. Lower "

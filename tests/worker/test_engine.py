@@ -112,6 +112,34 @@ def test_diverged_gradients_are_refused_too() -> None:
             diverge(a)
 
 
+@pytest.mark.parametrize("closure", [False, True])
+def test_in_gradient_mode_nothing_is_stepped_here(closure: bool) -> None:
+    """While the quorum is not there the model stays as published, and no momentum is ever kept on a worker."""
+    with run("a", "b", submit="gradient", local_steps=1, quorum=2) as (server, a, b):
+        for worker in (a, b):
+            worker.optimizer.param_groups[0]["momentum"] = 0.9
+        start, gradients = published(server), []
+
+        def backward() -> torch.Tensor:
+            a.optimizer.zero_grad()
+            loss = a.model(torch.ones(2, 3)).square().mean()
+            loss.backward()
+            gradients.extend(p.grad.clone() for p in a.model.parameters())
+            return loss
+
+        if closure:
+            assert a.optimizer.step(backward) is not None
+        else:
+            backward()
+            a.optimizer.step()
+        assert torch.equal(flat(a.model), start)
+        assert not a.optimizer.state
+        for p, gradient in zip(a.model.parameters(), gradients, strict=True):
+            assert torch.equal(p.grad, gradient), "whoever logs gradients after the step finds them"
+        b.step(1)
+        assert not torch.equal(published(server), start)
+
+
 def test_an_error_in_the_background_comes_out_at_the_next_step() -> None:
     with run("a", local_steps=100) as (_, a):
         a.step(0)

@@ -92,14 +92,14 @@ class Run:
         """The newest update is accepted. Those of one version wait in one slot, so they come back together."""
         self.replica.settle(self.seq, self.version)
 
-    def near(self, got: Tensor, expected: Tensor, what: str) -> None:
-        allowed = 60 * self.rounding
+    def near(self, got: Tensor, expected: Tensor, what: str, allowed: float = 1e-5) -> None:
         assert torch.allclose(got, expected, rtol=0.0, atol=allowed), f"{what}: off by {(got - expected).abs().max()}"
 
     def check(self) -> None:
         pending = sum(self.sent.values(), torch.zeros(D, dtype=torch.float64))
         expected = self.published - pending + self.progress
-        self.near(self.replica.live().double(), expected, "live = P - pending + progress")
+        once = 1e-5 + 4 * self.rounding  # what the model cannot hold is rounded away once, and never adds up
+        self.near(self.replica.live().double(), expected, "live = P - pending + progress", once)
 
 
 ACTS = st.sampled_from(["train", "train", "send", "arrive 0", "arrive 1", "arrive all", "take back", "give up"])

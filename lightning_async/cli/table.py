@@ -9,7 +9,7 @@ from typing import Any
 from lightning_async.errors import ProtocolError
 
 BAR = 40  # characters of the longest bar
-NAMES = "worker, state, accepted, refused, steps, samples, s/round, staleness, loss, up, down, silent"
+NAMES = "worker, state, accepted, refused, score, steps, samples, s/round, staleness, loss, up, down, silent"
 COLUMNS = NAMES.split(", ")
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
@@ -27,8 +27,15 @@ def _head(state: Mapping[str, Any]) -> str:
     ended = f", ended: {plain(state['ended'])}" if state["ended"] else ""
     return (
         f"{plain(state['line'])}\nrun {plain(state['run'])!r}, up {_duration(state['uptime_s'])}, "
-        f"{state['parameters']:,} parameters, {state['steps']:,} steps{ended}"
+        f"{state['parameters']:,} parameters, {state['steps']:,} steps{ended}{_waits(state)}"
     )
+
+
+def _waits(state: Mapping[str, Any]) -> str:
+    quorum = state.get("quorum", {})
+    if not quorum.get("why"):
+        return ""
+    return f"\nwaits for workers: has {quorum['have']}, needs {quorum['need']} ({plain(quorum['why'])})"
 
 
 def _workers(state: Mapping[str, Any]) -> str:
@@ -42,9 +49,10 @@ def _workers(state: Mapping[str, Any]) -> str:
 def _row(name: str, worker: Mapping[str, Any]) -> list[str]:
     return [
         plain(name),
-        plain(worker["state"]),
+        "quarantined" if worker.get("quarantined_until") is not None else plain(worker["state"]),
         str(worker["accepted"]),
         str(sum(worker["refused"].values())),
+        _score(worker.get("reputation", {})),
         f"{worker['steps']:,}",
         f"{worker['samples']:,}",
         _number(worker["round_s"]),
@@ -54,6 +62,14 @@ def _row(name: str, worker: Mapping[str, Any]) -> list[str]:
         size(worker["received_bytes"]),
         _duration(worker["silent_s"]),
     ]
+
+
+def _score(reputation: Mapping[str, Any]) -> str:
+    """`0.93`, with the number of copied updates: `0.93 (4 copies)`. Without a robust rule nobody is judged."""
+    if not reputation.get("rounds"):
+        return "-"
+    copies = reputation["copies"]
+    return f"{reputation['score']:.2f}" + (f" ({copies} copies)" if copies else "")
 
 
 def _refused(state: Mapping[str, Any]) -> str:

@@ -34,6 +34,10 @@ class ServerThread:
         finally:
             self._service.close()
 
+    def pardon(self, worker: str) -> None:
+        """End the quarantine of a worker. Raises ConfigError when it is in none, TimeoutError when the thread hangs."""
+        self._service.pardon(worker).result(timeout=15.0)
+
     def close(self, why: str = "closed") -> None:
         """Stop serving. Raises NetworkError if the thread does not end. Idempotent."""
         self._why = why

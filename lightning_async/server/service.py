@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 
 from lightning_async.server.actions import Action, Emit, Event, Gone, Limit, Received, Send, Stop, Tick
 from lightning_async.server.coordinator import Coordinator
 from lightning_async.server.keeper import Keeper
-from lightning_async.telemetry import Sink
+from lightning_async.telemetry import Sink, events
 from lightning_async.transport.base import Listener
 from lightning_async.wire.frames import Envelope, FrameError, VersionError, pack, unpack
 from lightning_async.wire.messages import Reason, Refused
 
 TICK_S = 0.1
 GOODBYE_S = 5.0  # how long workers have to hear that the run is over
+LOUD = (events.Waiting, events.Enough, events.Quarantined, events.Released)  # what a person may have to act on
 log = logging.getLogger(__name__)
 
 
@@ -47,6 +50,7 @@ class Service:
         self._keeper = keeper
         self._next_tick = 0.0
         self._stopped = False
+        self._pardons: deque[tuple[str, Future[None]]] = deque()
         self.damaged = 0  # messages that could not be read
         self.failures = 0  # exceptions in the coordinator, each a bug
 
@@ -72,12 +76,21 @@ class Service:
 
     def turn(self) -> None:
         """One message or one tick, whichever comes first; blocks for TICK_S at most."""
+        while self._pardons:
+            self._pardon(*self._pardons.popleft())
         got = self._listener.receive(max(0.0, min(TICK_S, self._next_tick - self._clock())))
         if got is not None:
             self._take(*got)
         if self._clock() >= self._next_tick:
             self._next_tick = self._clock() + TICK_S
             self._tick()
+
+    def pardon(self, worker: str) -> Future[None]:
+        """As `Coordinator.pardon`, from any thread: done between two messages, by the thread that serves."""
+        asked: Future[None] = Future()
+        self._pardons.append((worker, asked))
+        self.wake()
+        return asked
 
     def wake(self) -> None:
         """Make a waiting `turn` return; may be called from any thread."""
@@ -102,6 +115,13 @@ class Service:
         except Exception:
             self._complain(type(envelope.message).__name__)
             self._answer(peer, envelope.id, Reason.INTERNAL, "the server failed on this request; its log says why")
+
+    def _pardon(self, worker: str, asked: Future[None]) -> None:
+        try:
+            self._perform(self.coordinator.pardon(worker, self._clock()))
+            asked.set_result(None)
+        except Exception as error:
+            asked.set_exception(error)
 
     def _tick(self) -> None:
         try:
@@ -138,10 +158,14 @@ class Service:
                     if not self._listener.send(peer, pack(envelope, sums)):
                         self._handle(Gone(peer))
                 case Emit(event):
-                    log.debug("%s", event)
+                    log.log(_level(event), "%s", event)
                     for sink in self._sinks:
                         sink.write(event)
                 case Limit(largest):
                     self._listener.limit(largest)
                 case Stop():
                     self._stopped = True
+
+
+def _level(event: events.Event) -> int:
+    return logging.WARNING if isinstance(event, LOUD) else logging.DEBUG

@@ -49,10 +49,13 @@ class AsyncWANHooks(CheckpointHooks):
         outer: the server's optimizer for updates: "sgd(lr=1.0)", "nesterov(lr=0.7, momentum=0.9)", ...
         staleness: which updates are too old: a number of versions, or a policy.
         weight: how an update's weight falls with its staleness: "constant", "polynomial(a=0.5)", ...
-        quorum: distinct workers whose updates make a step; "all" waits for every live worker.
+        quorum: distinct workers whose updates make a step; "all" waits for every live worker. By default 1, and with a
+            robust rule enough of them that two thirds of the expected workers are in every step.
+        quarantine_below: exclude for a time a worker whose reputation (0 to 1) falls below this; needs a robust rule.
         total_steps: end the run for everybody when the accepted updates hold this many local optimizer steps.
         state_dir: folder where an embedded server keeps its state, to be resumed by the next run.
-        data: "shared" gives each worker its own samples of a data set that all have; "own" leaves the loaders alone.
+        data: "shared" gives each worker its own samples of a data set that all have; "own" leaves the loaders alone, as
+            `Trainer(use_distributed_sampler=False)` does.
         name: of this worker in status and logs; by default host, rank and a random part.
         accelerator: as for every Lightning strategy, and so are the rest.
     """
@@ -72,6 +75,7 @@ class AsyncWANHooks(CheckpointHooks):
         staleness: int | str | dict[str, Any] | Policy | None = None,
         weight: str | dict[str, Any] | Weight | None = None,
         quorum: int | Literal["all"] | None = None,
+        quarantine_below: float | None = None,
         total_steps: int | None = None,
         state_dir: str | None = None,
         data: Literal["shared", "own"] = "shared",
@@ -93,6 +97,7 @@ class AsyncWANHooks(CheckpointHooks):
             staleness=staleness,
             weight=weight,
             quorum=quorum,
+            quarantine_below=quarantine_below,
             total_steps=total_steps,
         )
         self.server, self._state_dir, self._data, self._name = server, state_dir, data, name or ""
@@ -180,10 +185,16 @@ class AsyncWANHooks(CheckpointHooks):
 
     def process_dataloader(self, dataloader: Any) -> Any:
         dataloader = super().process_dataloader(dataloader)  # type: ignore[misc]
-        sharing = self._data == "shared" and not self._trainer.overfit_batches  # which repeats the same few batches
-        if self._session is not None and self._trainer.training and sharing:
+        if self._session is not None and self._trainer.training and self._shares_data:
             self._session.shares.take(dataloader)
         return dataloader
+
+    @property
+    def _shares_data(self) -> bool:
+        """Not when the user splits the data, nor when the same few batches are to be repeated."""
+        trainer = self._trainer
+        splits = self._data == "own" or not trainer._accelerator_connector.use_distributed_sampler
+        return not splits and not trainer.overfit_batches
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_start(batch, batch_idx)  # type: ignore[misc]
@@ -272,3 +283,7 @@ class AsyncWANHooks(CheckpointHooks):
     def __getstate__(self) -> dict[str, Any]:
         """What can be copied: everything but the live run."""
         return {**self.__dict__, "_session": None, "_first": None, "_launcher": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._configure_launcher()

@@ -103,9 +103,15 @@ class Room:
         member = self.run.members.named(name)
         assert member is not None
         values = {"seq": member.last_seq + 1 if seq is None else seq, "base": self.run.version} | changes
-        payload, _ = codec(self.run.config.compression).encode(vector, {})
+        made = codec(self.run.config.compression)
+        payload, _ = made.encode(vector, made.init(vector.numel()))
         frames = (bytes(payload), raw(buffers) if buffers is not None else b"")
         return self.say(name, m.Push(**{"digest": LAYOUT.digest, **values}), frames)
+
+    def state(self) -> dict[str, Any]:
+        """What `status` says."""
+        state: dict[str, Any] = self.say("observer of the tests", m.Status()).state
+        return state
 
     def pull(self, name: str, have: int = -1, wait_s: float = 0.0) -> Envelope | None:
         return self.ask(name, m.Pull(have=have, wait_s=wait_s))

@@ -31,6 +31,7 @@ WAYS: dict[str, list[Any]] = {
     "staleness": ["fixed(bound=7)", 7, policy(7), by_path("staleness.fixed", bound=7)],
     "weight": ["polynomial(a=0.5)", weight("polynomial(a=0.5)"), by_path("staleness.polynomial", a=0.5)],
     "quorum": ["all"],
+    "quarantine_below": [0.25],
     "local_steps": [5],
     "submit": ["gradient"],
     "total_steps": [100],

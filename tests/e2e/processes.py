@@ -102,8 +102,9 @@ class Program:
         """The first line of the output that contains `text`."""
 
         def found() -> str:
+            ended = self.process.poll() is not None
             line = next((line for line in self.output.splitlines() if text in line), "")
-            assert line or self.process.poll() is None, f"ended without {text!r}:\n{self.output[-4000:]}"
+            assert line or not ended, f"ended without {text!r}:\n{self.output[-4000:]}"
             return line
 
         return str(eventually(found, timeout_s, f"{text!r} in\n{self.output[-4000:]}"))
@@ -112,8 +113,9 @@ class Program:
         """The announcement of that step of that rank."""
 
         def found() -> list[dict[str, Any]]:
+            ended = self.process.poll() is not None
             events = [event for event in self.events("step", rank) if event["step"] >= step]
-            assert events or self.process.poll() is None, f"ended before step {step} of {rank}:\n{self.output[-4000:]}"
+            assert events or not ended, f"ended before step {step} of {rank}:\n{self.output[-4000:]}"
             return events
 
         return dict(eventually(found, timeout_s, f"step {step} of rank {rank}")[0])

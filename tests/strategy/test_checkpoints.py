@@ -221,3 +221,11 @@ def test_the_step_that_a_scheduler_has_wrapped_is_restored() -> None:
     with ServerThread(RunConfig()) as server:
         trainer(AsyncWANStrategy(server.address), max_epochs=1).fit(Net(configure), loader())
     assert made[0].step == made[1]
+
+
+def test_a_copied_trainer_still_launches_its_other_ranks() -> None:
+    ours = trainer(AsyncWANStrategy(), devices=3)
+    copied = copy.deepcopy(ours).strategy
+    assert type(copied.launcher) is type(ours.strategy.launcher)
+    assert copied.launcher.num_processes == 3
+    assert copied.launcher is not ours.strategy.launcher

@@ -190,10 +190,13 @@ def test_what_cannot_be_shared_is_left_alone_with_one_warning(data: Any, said: s
     assert 'data="own"' in warnings[0]
 
 
-def test_own_data_is_neither_shared_nor_warned_about(caplog: Any) -> None:
+@pytest.mark.parametrize(
+    ("given", "options"), [({"data": "own"}, {}), ({}, {"use_distributed_sampler": False})], ids=["own", "no sampler"]
+)
+def test_own_data_is_neither_shared_nor_warned_about(given: Any, options: Any, caplog: Any) -> None:
     module = Listing()
     with ServerThread(RunConfig(local_steps=2, workers=2)) as server:
-        trainer(AsyncWANStrategy(server.address, data="own"), max_epochs=1).fit(module, numbered())
+        trainer(AsyncWANStrategy(server.address, **given), max_epochs=1, **options).fit(module, numbered())
         assert not server.coordinator.run.streams
     assert module.samples == list(range(SAMPLES))
     assert "own order" not in caplog.text

@@ -106,7 +106,7 @@ ACTS = st.sampled_from(["train", "train", "send", "arrive 0", "arrive 1", "arriv
 
 
 @settings(max_examples=300)
-@given(st.lists(ACTS, max_size=25), st.sampled_from([torch.float32, torch.bfloat16]), st.integers(0, 10**6))
+@given(st.lists(ACTS, min_size=5, max_size=40), st.sampled_from([torch.float32, torch.bfloat16]), st.integers(0, 10**6))
 def test_nothing_is_lost_or_counted_twice(acts: list[str], dtype: torch.dtype, seed: int) -> None:
     run = Run(dtype, seed)
     for act in acts:
@@ -194,6 +194,17 @@ def test_what_is_taken_back_survives_an_arrival_and_is_sent_again(progressed: bo
     run.send()
     if not progressed:
         run.near(run.sent[2], first, "the second update is the first one again")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_a_codec_keeps_leaves_the_model_and_is_not_sent_again(dtype: torch.dtype) -> None:
+    run = Run(dtype)
+    run.train()
+    run.send()
+    run.refuse(kept=True)
+    run.check()
+    run.send()
+    assert not run.sent[2].abs().max() > 1e-5
 
 
 def test_a_discarded_update_is_gone_and_live_is_finite_again() -> None:

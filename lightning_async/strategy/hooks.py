@@ -28,6 +28,7 @@ from lightning_async.strategy.arguments import given
 from lightning_async.strategy.checkpoints import CheckpointHooks
 from lightning_async.strategy.data import samples_in
 from lightning_async.strategy.session import Session
+from lightning_async.worker.tampering import tampering
 
 LAST_WORDS_S = 0.5  # once training is being stopped: how long the server may take for what a last checkpoint needs
 log = logging.getLogger("lightning_async")
@@ -57,6 +58,8 @@ class AsyncWANHooks(CheckpointHooks):
         data: "shared" gives each worker its own samples of a data set that all have; "own" leaves the loaders alone, as
             `Trainer(use_distributed_sampler=False)` does.
         name: of this worker in status and logs; by default host, rank and a random part.
+        attack: for experiments only, what this worker does to its updates, e.g. "sign_flip(k=10.0)"; refused unless the
+            environment variable LIGHTNING_ASYNC_EXPERIMENT is 1.
         accelerator: as for every Lightning strategy, and so are the rest.
     """
 
@@ -80,6 +83,7 @@ class AsyncWANHooks(CheckpointHooks):
         state_dir: str | None = None,
         data: Literal["shared", "own"] = "shared",
         name: str | None = None,
+        attack: str | None = None,
         accelerator: Any = None,
         parallel_devices: list[torch.device] | None = None,
         cluster_environment: Any = None,
@@ -103,6 +107,9 @@ class AsyncWANHooks(CheckpointHooks):
         self.server, self._state_dir, self._data, self._name = server, state_dir, data, name or ""
         if data not in ("shared", "own"):
             raise ConfigError(f'data: got {data!r}, expected "shared" or "own"')
+        self._attack = attack
+        if attack is not None:
+            tampering(attack, "")  # says at once what cannot be
         self.parallel_devices, self.cluster_environment = parallel_devices, cluster_environment
         self.num_nodes = 1
         self._session: Session | None = None
@@ -158,7 +165,9 @@ class AsyncWANHooks(CheckpointHooks):
         if self._session is None:
             return
         self._check_module()
-        self._session.join(self.lightning_module, self.optimizers)
+        engine = self._session.join(self.lightning_module, self.optimizers)
+        if self._attack is not None:
+            engine.tamper = tampering(self._attack, engine.name)
         self._first = self._make_callback(self._session)
         trainer.callbacks.insert(0, self._first)
 

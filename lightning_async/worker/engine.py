@@ -63,10 +63,10 @@ class Engine:
         self.armed = False
         self.config = RunConfig()
         self.workers = 1
+        self.tamper: Callable[[torch.Tensor], torch.Tensor] = lambda update: update  # see tampering.py
         self._claims, self._give_up = dict(claims or {}), give_up
         self._round = Round()
-        self._seq = 0
-        self._diverged = 0
+        self._seq = self._diverged = 0
         self._refusal = ("", "")  # the last one: reason, detail
         self._records: list[dict[str, Any]] = []
         layout = self.shared.layout
@@ -179,12 +179,13 @@ class Engine:
         present = [i for i, p in enumerate(self.shared.parameters) if p.grad is not None and id(p) in mine]
         if not present:
             return
-        gradients = [self.shared.parameters[i].grad for i in present]
-        vector = torch.cat([g.detach().to(torch.float32).reshape(-1) for g in gradients if g is not None])
+        found = (self.shared.parameters[i].grad for i in present)
+        vector = torch.cat([g.detach().to(torch.float32).reshape(-1) for g in found if g is not None])
         starts = [group["hyper"] for group in self._records[optimizer]["groups"]]
         self._round.steps[optimizer] = self._round.steps.get(optimizer, 0) + 1
         push = self._next_push(optimizer, present, hyper_of(self.optimizers[optimizer], starts))
-        self._exchange(Update(push, vector, self.replica.live_buffers() if optimizer == 0 else torch.empty(0)))
+        buffers = self.replica.live_buffers() if optimizer == 0 else torch.empty(0)
+        self._exchange(Update(push, self.tamper(vector), buffers))
         self._finish()
 
     def flush(self) -> None:
@@ -223,7 +224,7 @@ class Engine:
             return  # it stood on an update that was thrown away meanwhile
         push = self._next_push(0, None, [])
         u = self.replica.update(push.seq)
-        self._exchange(Update(push, u, self.replica.live_buffers()))
+        self._exchange(Update(push, self.tamper(u), self.replica.live_buffers()))
         if self.rigid:
             self._finish()
 

@@ -12,6 +12,7 @@ from torch import nn
 from lightning_async.worker.attach import Attachment
 from lightning_async.worker.engine import Engine
 from lightning_async.worker.part import Identity
+from lightning_async.worker.tampering import tampering
 
 
 class AsyncOptimizer(torch.optim.Optimizer):
@@ -31,6 +32,7 @@ class AsyncOptimizer(torch.optim.Optimizer):
         module: whose parameters the optimizer trains.
         server: address of a running server, `tcp://host:port`.
         name: of this worker; by default one that nobody else has.
+        attack: for experiments that are marked as such, what this worker does to its updates: "sign_flip(k=10.0)".
         claims: configuration values that must be the run's, e.g. {"local_steps": 16}.
 
     Raises RefusedError, UnreachableError, ConfigError.
@@ -43,12 +45,15 @@ class AsyncOptimizer(torch.optim.Optimizer):
         server: str,
         name: str = "",
         claims: Mapping[str, object] | None = None,
+        attack: str | None = None,
     ) -> None:
         super().__init__(optimizer.param_groups, optimizer.defaults)
         self.param_groups, self.state = optimizer.param_groups, optimizer.state
         self._wrapped = optimizer
         given = {key: repr(value) for key, value in (claims or {}).items()}
         self.engine = Engine(server, module, [optimizer], Identity(name=name), given)
+        if attack is not None:
+            self.engine.tamper = tampering(attack, self.engine.name)
         try:
             self.engine.start()
             self._attachment = Attachment(self.engine)

@@ -1,0 +1,1 @@
+"""Experiments whose numbers stand in docs/results.md; each is one command that prints them."""

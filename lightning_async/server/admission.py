@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -109,10 +110,16 @@ def read_floats(payload: Frame) -> Tensor:
     )
 
 
-def check_norm(vector: Row, recent: list[float]) -> Refusal | float:
-    """The update's norm, or a refusal when it is far outside of what this run has seen."""
+def check_norm(vector: Row, recent: Mapping[str, Sequence[float]]) -> Refusal | float:
+    """The update's norm, or a refusal when it is far outside of what this run has seen.
+
+    `recent`: the last norms of each worker. Their bound is NORM_FACTOR times the median of the workers' medians, so a
+    worker that submits more often than others has no more say in it: it can neither raise the bound nor have the
+    others refused by sending next to nothing.
+    """
     norm = float(torch.linalg.vector_norm(vector.values if isinstance(vector, Sparse) else vector))
-    if len(recent) >= 8 and norm > NORM_FACTOR * (typical := statistics.median(recent)) > 0:
+    seen = sum(map(len, recent.values()))
+    if seen >= 8 and norm > NORM_FACTOR * (typical := statistics.median(map(statistics.median, recent.values()))) > 0:
         return Refusal(
             Reason.NORM, f"norm {norm:.3g}; the last updates have {typical:.3g}, and {NORM_FACTOR:.0f}x is allowed"
         )

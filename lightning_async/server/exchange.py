@@ -162,7 +162,7 @@ def read_update(run: Run, member: Member, push: m.Push, payload: tuple[Frame, ..
     decoded = admission.decode_update(push, payload, run.rules.upload, run.layout, run.stepper.store.buffers)
     if isinstance(decoded, Refusal):
         return decoded
-    norm = run.stepper.check_norm(push.group, decoded[0])
+    norm = run.stepper.check_norm(push.group, member.name, decoded[0])
     if isinstance(norm, Refusal):
         return norm
     samples = admission.capped_samples(push.samples, run.members.workers())

@@ -3,7 +3,7 @@
 One round gives one `Sight`: how much the rule used the update (`Outcome.influence`), how far the update was from the
 aggregate in robust standard deviations of that step's distances, and its cosine to the aggregate. The verdict on it is
 
-    v = agree x max(influence, near),   agree = clip(1 + 2 cos, 0, 1),   near = min(1, 3 / z)
+    v = agree x max(influence, near),   agree = clip(1 + 2 cos, 0, 1),   near = min(1, (3 / z)^2)
 
 so an update is fine when it was used, or lay where the others lay: Krum uses one of n, and the rest did nothing wrong.
 It is not fine when it points against the aggregate. The score is the moving average of the verdicts and begins at 1.
@@ -48,7 +48,7 @@ class Sight:
     def verdict(self) -> float:
         """0 (the rule was right to ignore it) to 1 (nothing to object)."""
         agree = min(1.0, max(0.0, 1.0 + 2.0 * self.cosine))
-        near = 1.0 if self.distance_z <= FAR_Z else FAR_Z / self.distance_z
+        near = 1.0 if self.distance_z <= FAR_Z else (FAR_Z / self.distance_z) ** 2
         return agree * max(self.influence, near)
 
 

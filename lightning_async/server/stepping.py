@@ -31,7 +31,7 @@ from lightning_async.sparse import Sparse
 from lightning_async.wire.frames import Frame
 from lightning_async.wire.messages import Reason
 
-NORMS_KEPT = 32
+NORMS_KEPT = 8  # of each worker
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Stepper:
         self._outer_state = rules.outer.init(layout.d) if config.submit == "update" else {}
         self._aggregator_state: dict[int, dict[str, Tensor]] = {}
         self.waiting = [Buffer() for _ in range(self.groups)]
-        self._norms: list[deque[float]] = [deque(maxlen=NORMS_KEPT) for _ in range(self.groups)]
+        self._norms: list[dict[str, deque[float]]] = [{} for _ in range(self.groups)]
 
     @property
     def groups(self) -> int:
@@ -80,12 +80,12 @@ class Stepper:
             raise PayloadError(f"gradient mode needs optimizers that share no tensor; got {len(outers)}")
         return outers
 
-    def check_norm(self, group: int, vector: Row) -> Refusal | None:
+    def check_norm(self, group: int, worker: str, vector: Row) -> Refusal | None:
         """Refuse an update that is far longer than the last ones of its group; remember its norm otherwise."""
-        norm = check_norm(vector, list(self._norms[group]))
+        norm = check_norm(vector, self._norms[group])
         if isinstance(norm, Refusal):
             return norm
-        self._norms[group].append(norm)
+        self._norms[group].setdefault(worker, deque(maxlen=NORMS_KEPT)).append(norm)
         return None
 
     def check_hyper(self, group: int, hyper: Sequence[Any]) -> Refusal | None:
@@ -200,7 +200,7 @@ class Stepper:
         record = {
             "version": self.store.version,
             "optimizers": self._optimizers,
-            "norms": [list(norms) for norms in self._norms],
+            "norms": [{worker: list(norms) for worker, norms in group.items()} for group in self._norms],
             "aggregators": [[group, list(state)] for group, state in self._aggregator_state.items()],
             "waiting": [[slot.numbers for slot in buffer] for buffer in self.waiting],
         }
@@ -216,7 +216,7 @@ class Stepper:
         stepper.store.restore(tensors, record["version"])
         stepper.load({path.removeprefix("state/"): v for path, v in tensors.items() if path.startswith("state/")})
         for norms, kept in zip(stepper._norms, record["norms"], strict=True):
-            norms.extend(kept)
+            norms |= {worker: deque(values, NORMS_KEPT) for worker, values in kept.items()}
         for group, keys in record["aggregators"]:
             stepper._aggregator_state[group] = {key: tensors[f"aggregator/{group}/{key}"] for key in keys}
         for group, slots in enumerate(record["waiting"]):

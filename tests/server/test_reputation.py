@@ -56,7 +56,7 @@ def test_an_unused_update_among_the_others_is_no_offence() -> None:
     """Krum uses one update of n."""
     assert Sight(influence=0.0, distance_z=0.5, cosine=0.4).verdict == 1.0
     assert Sight(influence=1.0, distance_z=30.0, cosine=0.4).verdict == 1.0
-    assert Sight(influence=0.0, distance_z=30.0, cosine=0.4).verdict == pytest.approx(0.1)
+    assert Sight(influence=0.0, distance_z=30.0, cosine=0.4).verdict == pytest.approx(0.01)
     assert Sight(influence=1.0, distance_z=0.0, cosine=-0.6).verdict == 0.0
 
 

@@ -156,3 +156,15 @@ def test_the_service_logs_a_wait_for_people(caplog: pytest.LogCaptureFixture) ->
         service.close()
     assert "krum(f=1) needs 5" in caplog.text
     assert "bye" not in caplog.text
+
+
+@pytest.mark.parametrize("tiny", [1e-6, 900.0])
+def test_a_fast_worker_does_not_decide_which_norms_are_usual(tiny: float) -> None:
+    room = Room(aggregation="median", quorum=3).begin(*"abc")
+    for _ in range(3):
+        for name in "abc":
+            room.push(name, ONES)
+    for _ in range(100):
+        assert room.push("c", tiny * ONES).accepted
+    assert room.push("a", 100 * ONES).accepted, "honest updates are not too long because of the attacker's short ones"
+    assert room.push("c", 2000 * ONES).reason == "norm", "nor its own because of its long ones"

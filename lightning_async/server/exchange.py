@@ -72,8 +72,11 @@ def pull(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> Re
     if run.version != pull.have or pull.wait_s <= 0 or run.ended:
         return answer_pull(run, peer, envelope.id, pull.have)
     until = run.now + min(pull.wait_s, run.config.patience_s / 2)
-    run.waiting = [w for w in run.waiting if w.peer != peer]  # a repeated Pull replaces the first
-    run.waiting.append(Waiting(peer, envelope.id, pull.have, until))
+    older = [w for w in run.waiting if w.peer == peer]  # a worker has one question standing; the newer one replaces it
+    run.waiting = [w for w in run.waiting if w.peer != peer] + [Waiting(peer, envelope.id, pull.have, until)]
+    for w in older:
+        if w.id != envelope.id:
+            answer_pull(run, peer, w.id, run.version)
     return None
 
 

@@ -20,11 +20,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lightning_async.codecs import Codec, bind, codec
-from lightning_async.errors import AsyncWANError, CallerError, NetworkError, ProtocolError, RefusedError
+from lightning_async.codecs import bind, codec
+from lightning_async.errors import AsyncWANError, CallerError, NetworkError, RefusedError
 from lightning_async.layout import Layout
 from lightning_async.transport.base import Frame, Traffic
-from lightning_async.wire.messages import Ack, Params, Pull, Push, Reason, Receipt, Refused, Reply, Request, Welcome
+from lightning_async.wire.messages import Ack, Pull, Push, Reason, Receipt, Refused, Reply, Request, Welcome
+from lightning_async.worker.downloading import Downloads
 from lightning_async.worker.link import Link
 from lightning_async.worker.replica import Arrival
 from lightning_async.worker.uploading import Uploads
@@ -32,7 +33,6 @@ from lightning_async.worker.uploading import Uploads
 SLICE_S = 0.2  # the longest the main thread blocks without looking up
 PUMP_S = 0.1
 GOODBYE_S = 1.0
-HOLD_S = 10.0  # how long the server may hold a question for a newer version
 log = logging.getLogger(__name__)
 
 
@@ -87,23 +87,19 @@ class Courier:
     ) -> None:
         self._make_link, self._layout = link, layout
         self.welcome: Welcome | None = None
-        self.stop_asked = False
-        self._have = -1
         self._acknowledged = 0
         self._jobs: deque[Callable[[], None]] = deque()
-        self._arrivals: deque[Arrival] = deque()
         self._outcomes: deque[Outcome | Forgotten] = deque()
         self._busy = 0  # requests of the exchange that are not answered
-        self._pulling = False
         self._error: BaseException | None = None
         self._closing = ""
         self._goodbye_s = GOODBYE_S
         self._ended = threading.Event()
         self._changed = threading.Condition()
         self._uploads: Uploads | None = None
-        self._download: Codec | None = None
         self._waited_s = self._waited_before_s = 0.0  # by the main thread; until the last exchange
         self._link: Link | None = None
+        self._downloads = Downloads(layout, self._pull, lambda: self._require_link().bytes_per_s.value)
         self._traffic = Traffic()
         self._thread = threading.Thread(target=self._run, name="lightning-async-courier", daemon=True)
 
@@ -117,6 +113,11 @@ class Courier:
     def idle(self) -> bool:
         """Whether the last update has its receipt and the parameters after it are here."""
         return self._busy == 0
+
+    @property
+    def stop_asked(self) -> bool:
+        """Whether the server has said that the run is over."""
+        return self._downloads.stop_asked
 
     @property
     def traffic(self) -> Traffic:
@@ -173,22 +174,23 @@ class Courier:
     @property
     def has_news(self) -> bool:
         """Whether `collect` would return anything."""
-        return bool(self._outcomes or self._arrivals)
+        return bool(self._outcomes or self._downloads.arrivals)
 
     def pull(self) -> None:
         """Fetch the newest parameters."""
         self._busy += 1
-        self._post(lambda: self._pull(0.0))
+        self._post(lambda: self._downloads.fetch(self._answered))
 
     def forget(self) -> None:
         """Fetch a whole snapshot: what this worker holds is not what the server published."""
         self._busy += 1
-        self._post(self._pull_anew)
+        self._post(lambda: self._downloads.forget(self._answered))
 
     def collect(self) -> tuple[list[Outcome | Forgotten], list[Arrival]]:
         """What has come since the last call, in order."""
         outcomes = [self._outcomes.popleft() for _ in range(len(self._outcomes))]
-        arrivals = [self._arrivals.popleft() for _ in range(len(self._arrivals))]
+        waiting = self._downloads.arrivals
+        arrivals = [waiting.popleft() for _ in range(len(waiting))]
         return outcomes, arrivals
 
     def close(self, why: str, goodbye_s: float = GOODBYE_S) -> None:
@@ -218,6 +220,7 @@ class Courier:
             while not self._closing:
                 while self._jobs:
                     self._jobs.popleft()()
+                self._downloads.tick()
                 self._link.pump(0.0 if self._jobs else PUMP_S)
                 self._traffic = self._link.traffic()
         except BaseException as error:
@@ -246,7 +249,9 @@ class Courier:
 
     def _on_welcome(self, welcome: Welcome) -> None:
         first = self.welcome
-        if first is not None and (welcome.run != first.run or welcome.version < 0 <= max(first.version, self._have)):
+        if first is not None and (
+            welcome.run != first.run or welcome.version < 0 <= max(first.version, self._downloads.have)
+        ):
             raise RefusedError(
                 "unknown_run",
                 f"the server was started anew without the state of run {first.run!r}; start the workers again, or "
@@ -254,20 +259,19 @@ class Courier:
             )
         if first is None:
             self._uploads = Uploads(codec(str(welcome.config["compression"])), self._layout)
-            self._download = bind(codec(str(welcome.config["download_compression"])), self._layout.shapes())
+            self._downloads.codec = bind(codec(str(welcome.config["download_compression"])), self._layout.shapes())
+            self._downloads.standing_allowed = self._layout.d > 0 and welcome.config["submit"] == "update"
         else:
             if welcome.last_seq < self._acknowledged:
                 self._outcomes.append(Forgotten(welcome.last_seq, self._acknowledged))
                 self._acknowledged = welcome.last_seq
-        if welcome.version < self._have:
-            self._have = -1
+        if welcome.version < self._downloads.have:
+            self._downloads.have = -1
         self.welcome = welcome
         self._notify()
 
     def _on_ack(self, ack: Ack) -> None:
-        self.stop_asked = self.stop_asked or ack.stop
-        if ack.version > self._have >= 0 and not self._busy and not self._pulling and not self._arrivals:
-            self._pull(0.0, counts=False)
+        self._downloads.stop_asked = self._downloads.stop_asked or ack.stop
         self._notify()
 
     def _push(self, update: Update, wait_newer: bool, compute_s: float) -> None:
@@ -283,7 +287,7 @@ class Courier:
                 lambda reply, _: self._on_receipt(reply, update, payload, time.monotonic() - sent_at, compute_s),
                 (payload, _bytes(update.buffers)),
             )
-        self._pull(HOLD_S if wait_newer else 0.0)
+        self._downloads.fetch(self._answered, newer=wait_newer, after_push=payload is not None)
 
     def _encode(self, update: Update) -> Frame | None:
         """The payload; None for an update that is not finite."""
@@ -307,70 +311,24 @@ class Courier:
         if receipt.accepted:
             self._acknowledged = max(self._acknowledged, receipt.seq)
         kept = not receipt.accepted and self._uploads.take_back(update.push, payload)
-        self.stop_asked = self.stop_asked or receipt.stop
+        self._downloads.stop_asked = self._downloads.stop_asked or receipt.stop
         self._outcomes.append(
             Outcome(receipt.seq, receipt.accepted, receipt.version, receipt.reason, receipt.detail, kept)
         )
+        self._downloads.settle()
         self._notify()
 
-    def _pull(self, wait_s: float, counts: bool = True) -> None:
-        self._pulling = True
-        message = Pull(have=self._have, wait_s=wait_s)
-        self._require_link().request(message, lambda reply, payload: self._on_params(reply, payload, counts, wait_s))
+    def _pull(self, question: Pull, then: Callable[[Reply, tuple[Frame, ...]], None]) -> None:
+        def answered(reply: Reply, payload: tuple[Frame, ...]) -> None:
+            then(reply, payload)
+            self._notify()
 
-    def _pull_anew(self) -> None:
-        self._have = -1
-        self._pull(0.0)
+        self._require_link().request(question, answered)
 
-    def _on_params(self, reply: Reply, payload: tuple[Frame, ...], counts: bool, wait_s: float) -> None:
-        if isinstance(reply, Params):
-            self.stop_asked = self.stop_asked or reply.stop
-            if reply.form == "deltas" and reply.base != self._have < reply.version:
-                self._pull(0.0, counts)  # an answer to an older question; what it is based on is not what we hold
-                return
-            if reply.form == "unchanged" and wait_s and not self.stop_asked:
-                self._pull(wait_s, counts)  # held for long enough, and still no quorum: keep asking
-                return
-            if reply.form != "unchanged" and reply.version > self._have:
-                self._arrivals.append(self._read(reply, payload))
-                self._have = reply.version
-        else:
-            assert isinstance(reply, Refused)
-            log.info("no parameters: %s", reply.detail)
-        self._pulling = False
-        self._busy -= counts
+    def _answered(self) -> None:
+        self._busy -= 1
         self._notify()
-
-    def _read(self, params: Params, payload: tuple[Frame, ...]) -> Arrival:
-        if params.form != "deltas":
-            return read_snapshot(params, payload, self._layout.d, self._layout.b)
-        assert self._download is not None
-        vectors, buffers = _parted(params, payload, self._layout.b)
-        deltas = tuple(self._download.decode(frame, self._layout.d) for frame in vectors)
-        return Arrival(params.version, params.included, None, deltas, buffers, params.digest)
-
-
-def read_snapshot(params: Params, payload: tuple[Frame, ...], d: int, b: int) -> Arrival:
-    """The parameters [d] and buffers [b] in a snapshot. Raises ProtocolError, PayloadError."""
-    vectors, buffers = _parted(params, payload, b)
-    if params.form != "snapshot":
-        raise ProtocolError(f"Params of form {params.form[:20]!r}, expected a snapshot")
-    whole = codec("none").decode(vectors[0], d)
-    return Arrival(params.version, params.included, whole, (), buffers, params.digest)
-
-
-def _parted(params: Params, payload: tuple[Frame, ...], b: int) -> tuple[list[Frame], Tensor]:
-    *vectors, last = payload or (b"",)
-    if len(last) != 4 * b or not vectors:
-        raise ProtocolError(f"Params of form {params.form[:20]!r} with {len(payload)} frames")
-    return vectors, _floats(last)
 
 
 def _bytes(vector: Tensor) -> Frame:
     return vector.detach().numpy().data.cast("B") if vector.numel() else b""
-
-
-def _floats(frame: Frame) -> Tensor:
-    return (
-        torch.frombuffer(bytearray(frame), dtype=torch.float32) if len(frame) else torch.empty(0, dtype=torch.float32)
-    )

@@ -241,7 +241,8 @@ class Link:
         moved = call.bytes + sum(len(frame) for frame in answer)
         if call.alone and isinstance(call.message, Beat):
             self.rtt_s = self.rtt_s.after(took)
-        if moved > 100_000:
+        held = isinstance(call.message, Pull) and call.message.wait_s > 0
+        if moved > 100_000 and not held:
             self.bytes_per_s = self.bytes_per_s.after(moved / took)
 
     def _beat(self, now: float) -> None:

@@ -24,7 +24,7 @@ from lightning_async.wire.messages import (
     Status,
 )
 from lightning_async.wire.tensors import pack_tensors, unpack_tensors
-from lightning_async.worker.courier import read_snapshot
+from lightning_async.worker.downloading import read_snapshot
 from lightning_async.worker.replica import Arrival
 
 

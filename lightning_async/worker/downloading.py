@@ -1,0 +1,171 @@
+"""Fetching the published parameters: when to ask, what an answer means, what it decodes to.
+
+Newer parameters are worth most while a round runs: put under it at once, they keep workers from pulling apart. So one
+question is left standing at the server ("tell me when there is something newer than v"), and what it brings is merged
+at the next step. It is asked again only after a pause that grows with the size of the last answer, so that downloads
+take a quarter of the link at most. Who sends an update needs no question of his own while that one stands: the server
+answers in order, so a receipt without parameters before it means that there are none.
+
+Rule of this file: it belongs to the courier's thread, except `arrivals`, from which the main thread takes.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from lightning_async.codecs import Codec, codec
+from lightning_async.errors import ProtocolError
+from lightning_async.layout import Layout
+from lightning_async.transport.base import Frame
+from lightning_async.wire.messages import Params, Pull, Refused, Reply
+from lightning_async.worker.replica import Arrival
+
+HOLD_S = 10.0  # how long the server may hold a question for a newer version
+PAUSE_S = 0.1  # the shortest time between two standing questions
+SHARE = 0.25  # of the link that standing questions may take
+log = logging.getLogger(__name__)
+
+Ask: TypeAlias = Callable[[Pull, Callable[[Reply, tuple[Frame, ...]], None]], None]
+
+
+class Downloads:
+    """What this worker holds of the published parameters, and its questions for more.
+
+    Args:
+        layout: of what is shared; an observer's has no tensors.
+        ask: sends a Pull and calls back with the answer.
+        bytes_per_s: the link's measured speed; None before it is known.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        ask: Ask,
+        bytes_per_s: Callable[[], float | None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._layout, self._ask, self._bytes_per_s, self._clock = layout, ask, bytes_per_s, clock
+        self.codec: Codec | None = None  # known once the run's configuration is
+        self.have = -1
+        self.arrivals: deque[Arrival] = deque()
+        self.stop_asked = False
+        self.standing_allowed = False
+        self._standing = False
+        self._asked = 0  # questions under way that somebody waits for
+        self._owed: list[tuple[bool, Callable[[], None]]] = []  # (only a newer version will do, whom to tell)
+        self._next_standing = 0.0
+
+    def fetch(self, done: Callable[[], None], newer: bool = False, after_push: bool = False) -> None:
+        """Get what is published now, or with `newer` wait for a version after the one held; then call `done`.
+
+        `after_push`: the caller will call `settle` at its receipt, so a standing question will do.
+        """
+        self._owed.append((newer, done))
+        if not (after_push and self._standing):
+            self._question(HOLD_S if newer else 0.0)
+
+    def settle(self) -> None:
+        """A receipt has come: whatever was published before it would be here, if a question has stood since."""
+        if self._standing:
+            self._pay(newer=False)
+
+    def forget(self, done: Callable[[], None]) -> None:
+        """Get a whole snapshot, whatever is held."""
+        self.have = -1
+        self.fetch(done)
+
+    def tick(self) -> None:
+        """Let a question stand when none does and the last answer has been taken."""
+        idle = not (self._standing or self._asked or self.arrivals or self.stop_asked)
+        if self.standing_allowed and idle and self.have >= 0 and self._clock() >= self._next_standing:
+            self._standing = True
+            self._ask(Pull(have=self.have, wait_s=HOLD_S), self._on_standing)
+
+    def _question(self, wait_s: float) -> None:
+        self._asked += 1
+        self._ask(Pull(have=self.have, wait_s=wait_s), lambda reply, payload: self._on_answer(reply, payload, wait_s))
+
+    def _on_standing(self, reply: Reply, payload: tuple[Frame, ...]) -> None:
+        self._standing = False
+        self._pause(payload)
+        if self._take(reply, payload):
+            self._pay(newer=True)
+        elif self._owed and not self._asked:
+            self._question(HOLD_S if all(newer for newer, _ in self._owed) else 0.0)
+
+    def _on_answer(self, reply: Reply, payload: tuple[Frame, ...], wait_s: float) -> None:
+        self._asked -= 1
+        self._pause(payload)
+        if isinstance(reply, Params) and reply.form == "deltas" and reply.base != self.have < reply.version:
+            self._question(0.0)  # an answer to an older question; what it is based on is not what we hold
+            return
+        came = self._take(reply, payload)
+        self._pay(newer=came or isinstance(reply, Refused) or self.stop_asked)
+        if self._owed and not self._asked:
+            self._question(HOLD_S)  # held for long enough, and still no newer version: keep asking
+
+    def _pause(self, payload: tuple[Frame, ...]) -> None:
+        took_s = sum(len(frame) for frame in payload) / (self._bytes_per_s() or 1e9)
+        self._next_standing = self._clock() + max(PAUSE_S, took_s * (1 / SHARE - 1))
+
+    def _pay(self, newer: bool) -> None:
+        """Tell those who wait; those who need a newer version only when it has come."""
+        due = [done for needs, done in self._owed if newer or not needs]
+        self._owed = [(needs, done) for needs, done in self._owed if needs and not newer]
+        for done in due:
+            done()
+
+    def _take(self, reply: Reply, payload: tuple[Frame, ...]) -> bool:
+        """Keep what an answer brings; whether it brought something newer."""
+        if isinstance(reply, Refused):
+            log.info("no parameters: %s", reply.detail)
+            return False
+        assert isinstance(reply, Params)
+        self.stop_asked = self.stop_asked or reply.stop
+        if (
+            reply.form == "unchanged"
+            or reply.version < self.have
+            or (reply.form == "deltas" and reply.base != self.have)
+        ):
+            return False
+        self.arrivals.append(self._read(reply, payload))
+        self.have = reply.version
+        return True
+
+    def _read(self, params: Params, payload: tuple[Frame, ...]) -> Arrival:
+        if params.form != "deltas":
+            return read_snapshot(params, payload, self._layout.d, self._layout.b)
+        assert self.codec is not None
+        decode = self.codec.decode
+        vectors, buffers = _parted(params, payload, self._layout.b)
+        deltas = tuple(decode(frame, self._layout.d) for frame in vectors)
+        return Arrival(params.version, params.included, None, deltas, buffers, params.digest)
+
+
+def read_snapshot(params: Params, payload: tuple[Frame, ...], d: int, b: int) -> Arrival:
+    """The parameters [d] and buffers [b] in a snapshot. Raises ProtocolError, PayloadError."""
+    vectors, buffers = _parted(params, payload, b)
+    if params.form != "snapshot":
+        raise ProtocolError(f"Params of form {params.form[:20]!r}, expected a snapshot")
+    whole = codec("none").decode(vectors[0], d)
+    return Arrival(params.version, params.included, whole, (), buffers, params.digest)
+
+
+def _parted(params: Params, payload: tuple[Frame, ...], b: int) -> tuple[list[Frame], Tensor]:
+    *vectors, last = payload or (b"",)
+    if len(last) != 4 * b or not vectors:
+        raise ProtocolError(f"Params of form {params.form[:20]!r} with {len(payload)} frames")
+    return vectors, _floats(last)
+
+
+def _floats(frame: Frame) -> Tensor:
+    return (
+        torch.frombuffer(bytearray(frame), dtype=torch.float32) if len(frame) else torch.empty(0, dtype=torch.float32)
+    )

@@ -1,0 +1,120 @@
+"""When a worker asks for parameters: the standing question, what settles a push, and pauses that grow with size."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from lightning_async.layout import shared_tensors
+from lightning_async.wire.messages import Params, Pull, Refused
+from lightning_async.worker.downloading import HOLD_S, PAUSE_S, Downloads
+
+LAYOUT = shared_tensors(nn.Linear(3, 1)).layout  # 4 parameters, no buffers
+
+
+class Server:
+    """Keeps the questions; the test answers them. `now` is the clock of both."""
+
+    def __init__(self, bytes_per_s: float | None = None) -> None:
+        self.now, self.questions = 0.0, []
+        self.side = Downloads(
+            LAYOUT, lambda q, then: self.questions.append((q, then)), lambda: bytes_per_s, lambda: self.now
+        )
+        self.side.standing_allowed = True
+
+    def answer(self, version: int, index: int = 0, form: str = "snapshot") -> None:
+        _, then = self.questions.pop(index)
+        payload = (torch.full((4,), float(version)).numpy().tobytes(), b"") if form == "snapshot" else ()
+        then(Params(form=form, version=version), payload)
+
+    def started(self) -> Server:
+        self.side.fetch(lambda: None)
+        self.answer(0)
+        self.side.arrivals.clear()
+        self.now += PAUSE_S
+        self.side.tick()
+        return self
+
+
+def test_a_question_stands_while_nothing_newer_is_there() -> None:
+    server = Server().started()
+    assert [q for q, _ in server.questions] == [Pull(have=0, wait_s=HOLD_S)]
+    server.side.tick()
+    assert len(server.questions) == 1
+
+
+def test_what_has_come_is_taken_before_more_is_asked() -> None:
+    server = Server().started()
+    server.answer(1)
+    server.now += 10.0
+    server.side.tick()
+    assert not server.questions
+    assert server.side.arrivals.popleft().version == 1
+    server.side.tick()
+    assert [q.have for q, _ in server.questions] == [1]
+
+
+def test_a_receipt_without_parameters_before_it_means_there_are_none() -> None:
+    server, told = Server().started(), []
+    server.side.fetch(lambda: told.append("done"), after_push=True)
+    assert len(server.questions) == 1, "the standing question serves"
+    assert not told
+    server.side.settle()
+    assert told == ["done"]
+
+
+def test_a_push_whose_standing_question_ran_out_asks_for_itself() -> None:
+    server, told = Server().started(), []
+    server.side.fetch(lambda: told.append("done"), after_push=True)
+    server.answer(0, form="unchanged")
+    assert [q for q, _ in server.questions] == [Pull(have=0, wait_s=0.0)]
+    server.side.settle()
+    assert not told
+    server.answer(1)
+    assert told == ["done"]
+    assert server.side.have == 1
+
+
+def test_lockstep_is_settled_by_a_newer_version_only() -> None:
+    server, told = Server().started(), []
+    server.side.fetch(lambda: told.append("done"), newer=True, after_push=True)
+    server.side.settle()
+    server.answer(0, form="unchanged")
+    assert [q for q, _ in server.questions] == [Pull(have=0, wait_s=HOLD_S)]
+    server.answer(0, form="unchanged")
+    assert not told
+    server.answer(1)
+    assert told == ["done"]
+
+
+def test_a_refusal_ends_the_wait() -> None:
+    server, told = Server(), []
+    server.side.fetch(lambda: told.append("done"), newer=True)
+    server.questions.pop()[1](Refused(reason="not_ready", detail="no parameters yet"), ())
+    assert told == ["done"]
+
+
+def test_standing_questions_take_a_quarter_of_a_slow_link() -> None:
+    server = Server(bytes_per_s=4.0).started()
+    assert not server.questions, "16 bytes at 4 bytes/s took 4 s; 12 s of pause follow"
+    server.now += 11.0
+    server.side.tick()
+    assert not server.questions
+    server.now += 1.0
+    server.side.tick()
+    assert len(server.questions) == 1
+
+
+def test_the_same_parameters_twice_are_taken_once() -> None:
+    server = Server().started()
+    server.side.fetch(lambda: None)
+    server.answer(2, index=1)
+    server.answer(1)
+    assert [arrival.version for arrival in server.side.arrivals] == [2]
+
+
+def test_gradient_mode_leaves_no_question_standing() -> None:
+    server = Server()
+    server.side.standing_allowed = False
+    server.started()
+    assert not server.questions

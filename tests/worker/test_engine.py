@@ -206,7 +206,7 @@ def test_a_late_update_is_not_lost() -> None:
 
 def test_what_is_always_refused_is_said_in_the_end() -> None:
     with run("a", local_steps=1) as (server, a):
-        server.coordinator.run.stepper.check_norm = lambda group, vector: refusal()
+        server.coordinator.run.stepper.check_norm = lambda *update: refusal()
         a.step(0)
         with pytest.raises(RefusedError, match="too long for this test"):
             a.engine.flush()

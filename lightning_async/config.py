@@ -41,6 +41,8 @@ class RunConfig:
         workers: workers expected; sizes each worker's share of an epoch, and how many the run waits for at its start.
         total_steps: end the run when the accepted updates hold this many local optimizer steps; None: never.
         seed: of the shared sample order and of every random choice of the server.
+        follow: put newer parameters under a running round as soon as they exist, within a quarter of the link; False
+            fetches them only when an update is sent.
         beat_s: workers that were silent are sent for after this many seconds.
         patience_s: a worker silent for this long is counted out until it joins again.
     """
@@ -59,6 +61,7 @@ class RunConfig:
     workers: int = 1
     total_steps: int | None = None
     seed: int = 0
+    follow: bool = True
     beat_s: float = 2.0
     patience_s: float = 30.0
 

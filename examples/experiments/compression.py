@@ -30,7 +30,6 @@ from lightning_async.server import ServerThread
 from lightning_async.worker.optimizer import AsyncOptimizer
 
 SPEEDS = (2.0, 1.0, 0.3)
-NEVER_S = 1e6  # no heartbeats: they would fetch parameters at times that depend on the machine
 VARIANTS = {
     "uncompressed": ("none", "none"),
     "int4, none": ("int4", "none"),
@@ -98,8 +97,7 @@ def run(name: str, data: TextData, args: argparse.Namespace) -> dict[str, object
         download_compression=download,
         outer=args.outer,
         workers=len(SPEEDS),
-        beat_s=NEVER_S / 10,
-        patience_s=NEVER_S,
+        follow=False,
     )
     with ServerThread(config) as server, ExitStack() as leaving:
         workers = [Worker(server, rank, data, args) for rank in range(len(SPEEDS))]
@@ -140,10 +138,12 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=50)
     parser.add_argument("--outer", default="sgd(lr=1.0)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--text", help="folder with *.py files; the standard library when not given")
+    parser.add_argument("--cache", help="folder for the prepared text; the user's cache folder when not given")
     parser.add_argument("--only", nargs="*", choices=list(VARIANTS), help="some of the variants")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    data = TextData(batch_size=args.batch_size)
+    data = TextData(batch_size=args.batch_size, text=args.text, cache=args.cache)
     data.setup()
     base: dict[str, object] = {}
     for name in args.only or VARIANTS:

@@ -260,7 +260,8 @@ class Courier:
         if first is None:
             self._uploads = Uploads(codec(str(welcome.config["compression"])), self._layout)
             self._downloads.codec = bind(codec(str(welcome.config["download_compression"])), self._layout.shapes())
-            self._downloads.standing_allowed = self._layout.d > 0 and welcome.config["submit"] == "update"
+            follow = welcome.config["submit"] == "update" and bool(welcome.config.get("follow"))
+            self._downloads.standing_allowed = self._layout.d > 0 and follow
         else:
             if welcome.last_seq < self._acknowledged:
                 self._outcomes.append(Forgotten(welcome.last_seq, self._acknowledged))

@@ -82,6 +82,7 @@ class RunConfig:
             "an integer >= 1, or None",
         )
         _require(_whole(self.seed, -(2**63)), "seed", self.seed, "an integer")
+        _require(isinstance(self.follow, bool), "follow", self.follow, "True or False")
         _require(0 <= self.grace_s < math.inf, "grace_s", self.grace_s, "seconds >= 0")
         share = self.quarantine_below
         _require(share is None or 0 < share < 1, "quarantine_below", share, "a number between 0 and 1, or None")

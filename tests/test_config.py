@@ -35,6 +35,7 @@ def test_plain_values_there_and_back() -> None:
         {"beat_s": 30.0},
         {"patience_s": math.inf},
         {"seed": "x"},
+        {"follow": "yes"},
         {"compression": 8},
         {"outer": None},
         {"submit": "gradient", "local_steps": 16},

@@ -231,35 +231,63 @@ def test_a_finder_by_the_tuner_submits_nothing(server: ServerThread, tmp_path: P
     assert accepted(server) == ours.global_step
 
 
-class FinderInBetween(LearningRateFinder):
-    """Lightning's own recipe for searching again at the start of later epochs."""
+class AtTheEpochsStart(LearningRateFinder):
+    """Lightning's own recipe for searching when an epoch begins: steps count already."""
+
+    before: int = -1
 
     def on_fit_start(self, *_: Any) -> None: ...
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        if trainer.current_epoch == 1 and not self.searched:
-            self.searched = True
-            before.append((accepted(pl_module.server), state(pl_module)))
+        if self.before < 0:
+            self.before = accepted(pl_module.server)
             self.lr_find(trainer, pl_module)
-            before.append((accepted(pl_module.server), state(pl_module)))
-
-    searched = False
-
-
-before: list[Any] = []
+            self.after = accepted(pl_module.server)
+            self.start = state(pl_module)
 
 
 @pytest.mark.filterwarnings("ignore:.*(checkpoint directory|smaller than the logging interval).*")
-def test_a_finder_between_epochs_submits_nothing(tmp_path: Path) -> None:
-    before.clear()
+def test_a_finder_at_the_start_of_an_epoch_submits_nothing(tmp_path: Path) -> None:
     with ServerThread(RunConfig(local_steps=4)) as server:
-        module = Tuned(server)
-        ours = trainer(AsyncWANStrategy(server.address), callbacks=[FinderInBetween()], default_root_dir=tmp_path)
+        module, search = Tuned(server), AtTheEpochsStart(num_training_steps=24)
+        begun = state(module)
+        ours = trainer(AsyncWANStrategy(server.address), callbacks=[search], default_root_dir=tmp_path)
         ours.fit(module)
-        [(steps, start), (steps_after, after)] = before
-        assert steps_after in (steps, SAMPLES // 4), "but for the round that a checkpoint completes"
-        assert furthest(start, after) <= 1e-6
-        assert accepted(server) == 2 * SAMPLES // 4
+        assert len(search.optimal_lr.results["lr"]) >= 12, "the trial ran"
+        assert (search.before, search.after) == (0, 0)
+        assert furthest(begun, search.start) == 0.0
+        assert accepted(server) == ours.global_step == 2 * SAMPLES // 4
+
+
+class Halfway(Checked):
+    """Keeps its parameters as they are when the fourth batch begins, after a validation."""
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        if batch_idx == STEPS // 2:
+            self.live = state(self)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.validated.append(state(self))
+        if self.path is not None:
+            self.trainer.save_checkpoint(self.path)
+
+    path: Path | None = None
+
+
+def test_what_waits_for_a_quorum_is_not_validated_and_not_lost(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    alone = Halfway()
+    trainer(max_epochs=1, val_check_interval=0.5).fit(alone, loader(), loader(16))
+    torch.manual_seed(3)
+    module = Halfway()
+    module.path = tmp_path / "saved while validating.ckpt"
+    start = state(module)
+    with ServerThread(RunConfig(local_steps=2, quorum=2)) as server:
+        ours = trainer(AsyncWANStrategy(server.address), val_check_interval=0.5, max_epochs=1)
+        ours.fit(module, loader(), loader(16))
+    assert [furthest(seen, start) for seen in module.validated] == [0.0] * 4, "nobody else came, nothing was published"
+    assert furthest(module.live, start) > 1e-2
+    assert furthest(module.live, alone.live) <= 1e-6
 
 
 def test_fast_dev_run_and_barebones(server: ServerThread) -> None:

@@ -13,12 +13,13 @@ from typing import TypeAlias
 
 import numpy as np
 
-from lightning_async.codecs import kernels
+from lightning_async.codecs import halves, kernels
 from lightning_async.codecs.envelope import Array
 
 Key: TypeAlias = int | None
 
 SMALLEST = 7 << 7
+INFINITY = 0x7F800000
 AT_ONCE = 1 << 18
 
 
@@ -34,20 +35,37 @@ def pieces(n: int, block: int) -> Iterator[tuple[slice, slice]]:
         yield slice(b * block, min(n, (b + per) * block)), slice(b, b + per)
 
 
-def quantise(x: Array, block: int, levels: int, scales: Array, q: Array, key: Key = None, first: int = 0) -> None:
-    """Writes `scales` (uint16 [ceil(n / block)]) and `q` (int8 [n]) of finite `x` (float32 [n]).
+def quantise(x: Array, block: int, levels: int, scales: Array, q: Array, key: Key = None, first: int = 0) -> bool:
+    """Writes `scales` (uint16 [ceil(n / block)]) and `q` (int8 [n]) of `x` (float32 [n]).
 
-    `first` is the position of x[0] in the whole vector, which a `key`'s random numbers depend on.
+    `first` is the position of x[0] in the whole vector, which a `key`'s random numbers depend on. False where a number
+    is not finite: what was written then means nothing.
     """
     fast = kernels.compiled()
     if fast is None:
         return _quantise(x, block, levels, scales, q, key, first)
-    stochastic = key is not None
-    fast.quantise(x, block, levels, largest_scale(levels), stochastic, np.uint32(key or 0), first, scales, q)
-    return None
+    most, random = largest_scale(levels), (key is not None, np.uint32(key or 0))
+    return int(fast.quantise(x, block, levels, most, *random, first, scales, q)) < INFINITY
 
 
-def _quantise(x: Array, block: int, levels: int, scales: Array, q: Array, key: Key, first: int) -> None:
+def quantise_pairs(
+    x: Array, block: int, levels: int, scales: Array, pairs: Array, key: Key = None, first: int = 0
+) -> bool:
+    """As `quantise`, with the numbers two in a byte (halves.py) in `pairs` (uint8 [ceil(n / 2)])."""
+    fast = kernels.compiled()
+    if fast is None:
+        q = np.empty(x.size, dtype=np.int8)
+        finite = _quantise(x, block, levels, scales, q, key, first)
+        halves.fold(q, pairs)
+        return finite
+    most, random = largest_scale(levels), (key is not None, np.uint32(key or 0))
+    return int(fast.quantise_pairs(x, block, levels, most, *random, first, scales, pairs)) < INFINITY
+
+
+def _quantise(x: Array, block: int, levels: int, scales: Array, q: Array, key: Key, first: int) -> bool:
+    if not np.isfinite(x).all():
+        q[:] = 0
+        return False
     rows = np.zeros((scales.size, block), dtype=np.float32)
     rows.reshape(-1)[: x.size] = x
     top = np.abs(rows).max(axis=1)
@@ -58,6 +76,7 @@ def _quantise(x: Array, block: int, levels: int, scales: Array, q: Array, key: K
     scaled = (rows * inverse[:, None]).reshape(-1)[: x.size]
     whole = np.rint(scaled) if key is None else np.floor(scaled + uniform(first, x.size, key))
     q[:] = np.clip(whole, -levels, levels)
+    return True
 
 
 def dequantise(scales: Array, q: Array, block: int, out: Array) -> None:
@@ -67,6 +86,17 @@ def dequantise(scales: Array, q: Array, block: int, out: Array) -> None:
         fast.dequantise(scales, q, block, out)
         return
     np.multiply(q, np.repeat(floats(scales), block)[: q.size], out=out, dtype=np.float32, casting="unsafe")
+
+
+def dequantise_pairs(scales: Array, pairs: Array, block: int, out: Array) -> None:
+    """As `dequantise`, of numbers that lie two in a byte."""
+    fast = kernels.compiled()
+    if fast is not None:
+        fast.dequantise_pairs(scales, pairs, block, out)
+        return
+    q = np.empty(out.size, dtype=np.int8)
+    halves.unfold(pairs, q)
+    dequantise(scales, q, block, out)
 
 
 def floats(scales: Array) -> Array:

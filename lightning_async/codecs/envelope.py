@@ -24,6 +24,7 @@ import numpy as np
 
 from lightning_async.codecs import kernels
 from lightning_async.codecs.base import Payload
+from lightning_async.codecs.memory import fresh
 from lightning_async.errors import PayloadError
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
@@ -49,7 +50,7 @@ KEYS = splitmix(np.arange(1, ROW + 1, dtype=np.uint64)) | np.uint64(1)
 
 def new(size: int) -> Array:
     """A payload of `size` bytes, header included, to be filled and then sealed."""
-    return np.empty(size, dtype=np.uint8)
+    return fresh(size)
 
 
 def seal(buffer: Array, kind: int, d: int) -> Payload:

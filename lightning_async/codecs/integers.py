@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from lightning_async import spec
-from lightning_async.codecs import blocks, envelope, halves
+from lightning_async.codecs import blocks, envelope
 from lightning_async.codecs.base import Codec, Payload, State, check_form, checked, stateless
 from lightning_async.codecs.envelope import Array
-from lightning_async.codecs.memory import as_tensor
+from lightning_async.codecs.memory import as_tensor, fresh
 from lightning_async.errors import ConfigError, PayloadError
 
 LONGEST_BLOCK = 1 << 16
@@ -95,13 +95,13 @@ class _Format:
         x = vector.numpy()
         buffer = envelope.new(self.size(x.size))
         scales, numbers = self._sections(buffer[envelope.HEADER_BYTES :], x.size)
-        q = np.empty(min(x.size, blocks.AT_ONCE), dtype=np.int8)
+        quantise = blocks.quantise_pairs if self.per_byte == 2 else blocks.quantise
         for part, some in blocks.pieces(x.size, self.block):
-            checked(vector[part])
-            piece = q[: part.stop - part.start] if self.per_byte == 2 else numbers[part].view(np.int8)
-            blocks.quantise(x[part], self.block, self.levels, scales[some], piece, key, part.start)
-            if self.per_byte == 2:
-                halves.fold(piece, numbers[part.start // 2 : -(-part.stop // 2)])
+            finite = quantise(
+                x[part], self.block, self.levels, scales[some], self._place(numbers, part), key, part.start
+            )
+            if not finite:
+                checked(vector[part])
         return envelope.seal(buffer, self.kind, x.size)
 
     def decode(self, payload: Payload, d: int) -> Tensor:
@@ -109,14 +109,17 @@ class _Format:
         reader = envelope.opened(self.name, payload, self.kind, d, size)
         scales, numbers = self._sections(reader.take(size - envelope.HEADER_BYTES), d)
         check_scales(self.name, scales, self.levels)
-        out = np.empty(d, dtype=np.float32)
-        q = np.empty(min(d, blocks.AT_ONCE), dtype=np.int8)
+        out = fresh(4 * d).view(np.float32)
+        dequantise = blocks.dequantise_pairs if self.per_byte == 2 else blocks.dequantise
         for part, some in blocks.pieces(d, self.block):
-            piece = q[: part.stop - part.start] if self.per_byte == 2 else numbers[part].view(np.int8)
-            if self.per_byte == 2:
-                halves.unfold(numbers[part.start // 2 : -(-part.stop // 2)], piece)
-            blocks.dequantise(scales[some], piece, self.block, out[part])
+            dequantise(scales[some], self._place(numbers, part), self.block, out[part])
         return as_tensor(out)
+
+    def _place(self, numbers: Array, part: slice) -> Array:
+        """Where the numbers of `part`, which starts with a block, lie in the payload."""
+        if self.per_byte == 2:
+            return numbers[part.start // 2 : -(-part.stop // 2)]
+        return numbers[part].view(np.int8)
 
     def _sections(self, body: Array, d: int) -> tuple[Array, Array]:
         scales = 2 * -(-d // self.block)

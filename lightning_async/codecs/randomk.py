@@ -17,7 +17,7 @@ from lightning_async.codecs.base import Codec, Payload, State, checked
 from lightning_async.codecs.dense import none
 from lightning_async.codecs.envelope import Array
 from lightning_async.codecs.integers import counting
-from lightning_async.codecs.memory import as_tensor
+from lightning_async.codecs.memory import as_tensor, scattered
 from lightning_async.codecs.values import by
 from lightning_async.errors import ConfigError
 from lightning_async.sparse import Sparse
@@ -64,7 +64,7 @@ def _randomk(name: str, stretch: int, seed: int, inner: Codec, open_ended: bool)
         needs_feedback=True,
         init=counting,
         encode=encode,
-        decode=lambda payload, d: decode_sparse(payload, d).dense(),
+        decode=lambda payload, d: scattered(decode_sparse(payload, d)),
         max_bytes=max_bytes,
         decode_sparse=decode_sparse,
         then=then if open_ended else None,

@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_async import spec
 from lightning_async.codecs import envelope, indices, selection
 from lightning_async.codecs.base import Codec, Payload, State, checked, finite, stateless
-from lightning_async.codecs.memory import as_tensor
+from lightning_async.codecs.memory import as_tensor, scattered
 from lightning_async.codecs.values import VALUES, Values, by
 from lightning_async.errors import ConfigError
 from lightning_async.sparse import Sparse
@@ -83,7 +83,7 @@ def _topk(name: str, density: float, chunk: int | None, values: Values, then: Ca
         needs_feedback=True,
         init=stateless,
         encode=encode,
-        decode=lambda payload, d: decode_sparse(payload, d).dense(),
+        decode=lambda payload, d: scattered(decode_sparse(payload, d)),
         max_bytes=max_bytes,
         decode_sparse=decode_sparse,
         feedback=feedback,

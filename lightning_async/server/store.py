@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from lightning_async.codecs import Codec, Payload, State, bind
+from lightning_async.codecs.memory import Pool
 from lightning_async.layout import Layout
-from lightning_async.server.pool import Pool
 from lightning_async.wire.checksum import checksum
 
+SNAPSHOTS_KEPT = 3  # buffers for the next one; one is the usual, others were held longer by slow readers
 DIGEST_EVERY = 16  # versions: a worker that comes to or past a multiple of it is told the digest
 
 
@@ -46,7 +47,7 @@ class Store:
         self.parameters = torch.empty(0, dtype=torch.float32)
         self.buffers = torch.empty(0, dtype=torch.float32)
         self._codec = bind(codec, layout.shapes())
-        self._pool = Pool(layout.d)
+        self._pool = Pool(4 * layout.d, SNAPSHOTS_KEPT)
         self._codec_state: State = {}
         self._published = self.parameters
         self._given: Tensor | None = None  # the snapshot of this version, once somebody asked for it

@@ -7,8 +7,7 @@ import gc
 import torch
 from room import Room
 
-from lightning_async.server import pool as pool_module
-from lightning_async.server.pool import Pool
+from lightning_async.codecs.memory import LARGE, Pool, fresh
 from lightning_async.server.store import vector_bytes
 from lightning_async.wire import messages as m
 from lightning_async.wire.checksum import checksum
@@ -16,7 +15,7 @@ from lightning_async.wire.frames import pack, unpack
 
 
 def test_memory_is_used_again_once_nothing_views_it() -> None:
-    pool = Pool(1000)
+    pool = Pool(4000, kept=3)
     vector = pool.copy(torch.ones(1000))
     place = vector.data_ptr()
     frame = vector_bytes(vector)
@@ -33,11 +32,11 @@ def test_memory_is_used_again_once_nothing_views_it() -> None:
 
 
 def test_a_pool_keeps_few() -> None:
-    pool = Pool(10)
+    pool = Pool(40, kept=3)
     held = [pool.copy(torch.ones(10)) for _ in range(20)]
     held.clear()
     gc.collect()
-    assert len(pool._free) == pool_module.KEPT
+    assert len(pool._free) == 3
 
 
 def test_what_is_sent_carries_the_checksums_that_its_reader_computes() -> None:
@@ -56,3 +55,17 @@ def room_pull(have: int) -> object:
     from lightning_async.wire.frames import Envelope
 
     return Received(b"a", Envelope(9, m.Pull(have=have)))
+
+
+def test_arrays_of_a_models_size_use_the_memory_of_dead_ones() -> None:
+    first = fresh(LARGE)
+    place, part = first.ctypes.data, torch.from_numpy(first)[:3]
+    part.fill_(7)
+    del first
+    assert fresh(LARGE).ctypes.data != place, "a view is still alive"
+    assert part.tolist() == [7] * 3
+    del part
+    gc.collect()
+    held = [fresh(LARGE) for _ in range(2)]
+    assert place in {array.ctypes.data for array in held}
+    assert fresh(LARGE + 1).size == LARGE + 1

@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lightning_async.aggregation.base import Row
@@ -31,6 +32,7 @@ LEAST_ROUNDS = 10  # before anybody is excluded
 FEW = 3  # rows from which there is a majority to compare with
 COPY = 0.9999  # cosine from which two updates count as one
 FAR_Z, MOST_Z = 3.0, 1000.0
+ROUNDING = 1e-3  # of the aggregate's length: what float32 sums leave between equal updates
 SPREAD = 0.05  # distances that differ by less than this share of their median do not differ
 TERM = 100  # versions of the first quarantine; every further one is twice as long as the one before
 NAMES = ("used", "distance_z", "cosine", "score")
@@ -102,17 +104,24 @@ def review(rows: Sequence[Row], aggregate: Tensor, influence: Sequence[float]) -
     if len(rows) < FEW:
         return Review()
     distances, cosines = closeness(rows, aggregate)
-    sights = map(Sight, influence, robust_z(distances), cosines)
+    rounding = ROUNDING * float(torch.linalg.vector_norm(aggregate))
+    sights = map(Sight, influence, robust_z(distances, rounding), cosines)
     return Review(tuple(sights), tuple(copies(rows, COPY)))
 
 
-def robust_z(values: Sequence[float]) -> list[float]:
-    """(x - median) / spread, the spread being 1.4826 MAD and at least 5 % of the median; at most 1000."""
+def robust_z(values: Sequence[float], least: float = 0.0) -> list[float]:
+    """(x - median) / spread, at most 1000, the spread being 1.4826 MAD + 5 % of the median + `least`."""
     middle = statistics.median(values)
     if not math.isfinite(middle):
         return [0.0] * len(values)
-    spread = 1.4826 * statistics.median(abs(x - middle) if x != middle else 0.0 for x in values) + SPREAD * middle
-    return [min((x - middle) / spread, MOST_Z) if spread > 0.0 and x != middle else 0.0 for x in values]
+    spread = 1.4826 * statistics.median(abs(x - middle) if x != middle else 0.0 for x in values)
+    return [_z(x - middle, spread + SPREAD * middle + least) for x in values]
+
+
+def _z(apart: float, spread: float) -> float:
+    if apart == 0.0:
+        return 0.0
+    return min(apart / spread, MOST_Z) if spread > 0.0 and math.isfinite(apart) else math.copysign(MOST_Z, apart)
 
 
 def term(times: int) -> int:

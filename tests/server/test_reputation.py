@@ -66,6 +66,13 @@ def test_the_z_score_of_any_distances_is_finite(values: list[float]) -> None:
     assert all(math.isfinite(z) and z <= 1000 for z in found)
 
 
+def test_rounding_between_equal_updates_is_no_distance() -> None:
+    for seed in range(20):
+        row = 100 * torch.randn(5000, generator=torch.Generator().manual_seed(seed))
+        rows = [row, row.clone(), row.clone(), row * (1 + 1e-6), row * (1 - 1e-6)]
+        assert all(sight.verdict > 0.9 for sight in review(rows, row.clone(), [1.0] + [0.0] * 4).sights)
+
+
 def test_values_at_the_edge_of_float32_are_far_and_break_nothing() -> None:
     rows = [honest(seed) for seed in range(6)] + [ONES * 3e38]
     seen = review(rows, ONES, [1.0] * 6 + [0.0])

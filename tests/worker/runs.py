@@ -1,4 +1,4 @@
-"""A server in a thread and engines in this one: a small model, and steps that are made by hand."""
+"""A server in a thread and engines in this one: a small model with buffers, and steps that are made by hand."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lightning_async.worker import Attachment, Engine, Identity
 
 def model(seed: int = 1) -> nn.Module:
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 1))
 
 
 def flat(module: nn.Module) -> Tensor:

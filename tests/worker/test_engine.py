@@ -246,8 +246,8 @@ def test_the_courier_is_deaf_to_process_wide_torch_state(compression: str) -> No
         with run("a", local_steps=1, **rules) as (server, a):
             try:
                 for step in range(6):
-                    a.step(step)
                     torch.set_default_dtype(dtype)
+                    a.step(step)
                     with torch.inference_mode():
                         a.engine.flush()
                     torch.set_default_dtype(torch.float32)

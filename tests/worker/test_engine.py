@@ -254,7 +254,10 @@ def test_the_courier_is_deaf_to_process_wide_torch_state(compression: str) -> No
             finally:
                 torch.set_default_dtype(torch.float32)
             a.engine.align()
-            return flat(a.model), published(server)
+            buffers = torch.cat([a.model[1].running_mean, a.model[1].running_var])
+            return torch.cat([flat(a.model), buffers]), torch.cat(
+                [published(server), server.coordinator.run.store.buffers]
+            )
 
     plain, other = train(torch.float32), train(torch.bfloat16)
     assert torch.equal(plain[0], plain[1])

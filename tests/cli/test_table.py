@@ -39,7 +39,23 @@ def test_it_shows_workers_refusals_staleness_and_bytes() -> None:
     assert head == "<Server v12>"
     assert "1,000,000 parameters" in run
     row = next(line for line in page.splitlines() if line.startswith("a "))
-    expected = ["a", "ready", "12", "3", "-", "1,200", "9,600", "0.512", "0..7", "3.25", "5.0", "MiB", "100", "B", "1:02:05"]
+    expected = [
+        "a",
+        "ready",
+        "12",
+        "3",
+        "-",
+        "1,200",
+        "9,600",
+        "0.512",
+        "0..7",
+        "3.25",
+        "5.0",
+        "MiB",
+        "100",
+        "B",
+        "1:02:05",
+    ]
     assert row.split() == expected
     assert "refused: before joining 4, stale 2, norm 2" in page
     bars = [line.split() for line in page.splitlines() if "#" in line]

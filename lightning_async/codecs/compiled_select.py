@@ -22,9 +22,18 @@ STRIP = 4096
 
 @jit
 def select(
-    vector: Array, target: Array, beta: np.float32, fuse: bool, chunk: int, k: int, last: int, indices: Array
+    vector: Array,
+    target: Array,
+    beta: np.float32,
+    fuse: bool,
+    chunk: int,
+    k: int,
+    last: int,
+    indices: Array,
+    numbers: Array,
 ) -> int:
-    """Where `fuse`, target <- beta * target + vector first. Writes the kept positions and returns their number."""
+    """Where `fuse`, target <- beta * target + vector first. Writes the kept positions and what stands there in target,
+    while that is in the cache; returns how many they are."""
     bits = target.view(np.int32)
     buffer = np.empty(chunk, dtype=np.int32)
     places = np.empty(chunk + 1, dtype=np.int32)
@@ -41,7 +50,10 @@ def select(
         floor = _threshold(buffer[:size], keep, guess)
         guess = floor if floor > 1 else guess
         count = _collect(buffer[:size], floor, flags, places, candidates)
+        before = n
         n = _emit(places[:count], candidates[:count], keep, floor, low, indices, n)
+        for i in range(before, n):
+            numbers[i] = target[indices[i]]
     return n
 
 

@@ -75,12 +75,21 @@ def fresh(size: int) -> np.ndarray[Any, np.dtype[Any]]:
     return _pool(size).empty() if size >= LARGE else np.empty(size, dtype=np.uint8)
 
 
+def put(vector: Tensor, places: Tensor, numbers: Tensor) -> None:
+    """vector[places] = numbers; on the CPU by numpy, which takes three quarters of torch's time for it."""
+    if vector.device.type == "cpu":
+        vector.numpy()[places.numpy()] = numbers.numpy()
+    else:
+        vector[places] = numbers
+
+
 def scattered(sparse: Sparse) -> Tensor:
     """`sparse` as a float32 [size] in such memory: filling it is cheaper than the page faults of fresh zeros."""
     out = fresh(4 * sparse.size).view(np.float32)
     out.fill(0)
-    out[sparse.indices.numpy()] = sparse.values.numpy()
-    return torch.from_numpy(out)
+    vector = torch.from_numpy(out)
+    put(vector, sparse.indices, sparse.values)
+    return vector
 
 
 @lru_cache(maxsize=2)  # decoded vectors, and payloads

@@ -38,26 +38,28 @@ def share(size: int, density: float) -> int:
 
 def select(target: Tensor, density: float, chunk: Chunk) -> Tensor:
     """The kept positions in `target` (float32 [d], finite): int64, increasing, on its device."""
-    return _select(target, target, None, density, chunk)
+    return _select(target, target, None, density, chunk)[0]
 
 
-def accumulate(vector: Tensor, residual: Tensor, beta: float, density: float, chunk: Chunk) -> Tensor:
-    """residual <- beta * residual + vector in place, then the kept positions in it."""
+def accumulate(vector: Tensor, residual: Tensor, beta: float, density: float, chunk: Chunk) -> tuple[Tensor, Tensor]:
+    """residual <- beta * residual + vector in place; then the kept positions in it, and the numbers there."""
     return _select(vector, residual, beta, density, chunk)
 
 
-def _select(vector: Tensor, target: Tensor, beta: float | None, density: float, chunk: Chunk) -> Tensor:
+def _select(vector: Tensor, target: Tensor, beta: float | None, density: float, chunk: Chunk) -> tuple[Tensor, Tensor]:
     fast = kernels.compiled_select() if target.device.type == "cpu" else None
     if chunk is not None and fast is not None:
         length = max(1, min(chunk, target.numel()))
         k, last = share(length, density), share(target.numel() % length, density)
         indices = np.empty(kept(target.numel(), density, chunk), dtype=np.int64)
+        numbers = np.empty(indices.size, dtype=np.float32)
         weight = np.float32(0 if beta is None else beta)
-        n = fast.select(vector.numpy(), target.numpy(), weight, beta is not None, length, k, last, indices)
-        return torch.from_numpy(indices[:n])
+        n = fast.select(vector.numpy(), target.numpy(), weight, beta is not None, length, k, last, indices, numbers)
+        return torch.from_numpy(indices[:n]), torch.from_numpy(numbers[:n])
     if beta is not None:
         target.mul_(beta).add_(vector)
-    return _chunks(target, density, chunk) if chunk is not None else _whole(target, share(target.numel(), density))
+    places = _chunks(target, density, chunk) if chunk is not None else _whole(target, share(target.numel(), density))
+    return places, target.index_select(0, places)
 
 
 def _chunks(target: Tensor, density: float, chunk: int) -> Tensor:

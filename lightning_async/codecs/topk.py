@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_async import spec
 from lightning_async.codecs import envelope, indices, selection
 from lightning_async.codecs.base import Codec, Payload, State, checked, finite, stateless
-from lightning_async.codecs.memory import as_tensor, scattered
+from lightning_async.codecs.memory import as_tensor, put, scattered
 from lightning_async.codecs.values import VALUES, Values, by
 from lightning_async.errors import ConfigError
 from lightning_async.sparse import Sparse
@@ -62,12 +62,11 @@ def _topk(name: str, density: float, chunk: int | None, values: Values, then: Ca
         return pack(places, vector[places], vector.numel())[0], state
 
     def feedback(vector: Tensor, residual: Tensor, beta: float, state: State) -> tuple[Payload, State]:
-        places = selection.accumulate(vector, residual, beta, density, chunk)
-        numbers = residual.index_select(0, places)
+        places, numbers = selection.accumulate(vector, residual, beta, density, chunk)
         if not finite(numbers):
             raise ConfigError("residual + vector is beyond float32; start the codec's state anew and look at the loss")
         payload, sent = pack(places, numbers, vector.numel())
-        residual[places] = numbers - sent.to(residual.device)
+        put(residual, places, numbers - sent.to(residual.device))
         return payload, state
 
     def decode_sparse(payload: Payload, d: int) -> Sparse:

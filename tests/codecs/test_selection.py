@@ -67,6 +67,7 @@ def test_the_whole_of_a_vector_that_is_sampled(kind):
 def test_feedback_is_added_before_and_rounded_twice(chunk):
     vector_, residual = torch.randn(10_000), torch.randn(10_000)
     expected = (residual * torch.tensor(0.9)) + vector_
-    places = selection.accumulate(vector_, residual, 0.9, 0.01, chunk)
+    places, numbers = selection.accumulate(vector_, residual, 0.9, 0.01, chunk)
+    assert torch.equal(numbers, residual[places])
     assert torch.equal(residual, expected)
     assert torch.equal(places, selection.select(expected, 0.01, chunk))

@@ -15,7 +15,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -24,9 +23,10 @@ from lightning_async.codecs import bind, codec
 from lightning_async.errors import AsyncWANError, CallerError, NetworkError, RefusedError
 from lightning_async.layout import Layout
 from lightning_async.transport.base import Frame, Traffic
-from lightning_async.wire.messages import Ack, Pull, Push, Reason, Receipt, Refused, Reply, Request, Welcome
+from lightning_async.wire.messages import Ack, Pull, Reason, Receipt, Refused, Reply, Request, Welcome
 from lightning_async.worker.downloading import Downloads
 from lightning_async.worker.link import Link
+from lightning_async.worker.parcels import Forgotten, Outcome, Ticket, Update
 from lightning_async.worker.replica import Arrival
 from lightning_async.worker.uploading import Uploads
 
@@ -34,44 +34,6 @@ SLICE_S = 0.2  # the longest the main thread blocks without looking up
 PUMP_S = 0.1
 GOODBYE_S = 1.0
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Update:
-    """What `exchange` sends: the message, the flat vector [n] and the buffers [b]."""
-
-    push: Push
-    vector: Tensor
-    buffers: Tensor
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of update `seq`. `kept`: the codec took a refused one back into its residual."""
-
-    seq: int
-    accepted: bool
-    version: int
-    reason: str = ""
-    detail: str = ""
-    kept: bool = False
-
-
-@dataclass(frozen=True)
-class Forgotten:
-    """A server that was restored from a snapshot has lost accepted updates: those after `after`, up to `last`."""
-
-    after: int
-    last: int
-
-
-@dataclass
-class Ticket:
-    """An answer to come."""
-
-    reply: Reply | None = None
-    payload: tuple[Frame, ...] = ()
-    done: threading.Event = field(default_factory=threading.Event)
 
 
 class Courier:

@@ -23,10 +23,11 @@ from lightning_async.staleness import policy
 from lightning_async.transport import connect
 from lightning_async.transport.base import Frame, Traffic
 from lightning_async.wire.messages import Ack, Push, Reason, Refused, Reply, Request, Welcome
-from lightning_async.worker.courier import GOODBYE_S, Courier, Forgotten, Outcome, Ticket, Update
+from lightning_async.worker.courier import GOODBYE_S, Courier
 from lightning_async.worker.guard import Guard
 from lightning_async.worker.joining import begin_run
 from lightning_async.worker.link import Link
+from lightning_async.worker.parcels import Forgotten, Outcome, Ticket, Update
 from lightning_async.worker.part import Identity, Round
 from lightning_async.worker.replica import Replica
 
@@ -69,8 +70,7 @@ class Engine:
         self._seq = self._diverged = 0
         self._refusal = ("", "")  # the last one: reason, detail
         self._records: list[dict[str, Any]] = []
-        layout = self.shared.layout
-        self._courier = Courier(self._make_link, layout)
+        self._courier = Courier(self._make_link, self.shared.layout)
 
     def __repr__(self) -> str:
         state = "armed" if self.armed else "idle"

@@ -12,12 +12,11 @@ Rule of this file: it belongs to one thread (the courier's), blocks only in `pum
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from lightning_async.errors import AsyncWANError, ConfigError, ProtocolError, RefusedError, UnreachableError
+from lightning_async.errors import AsyncWANError, ProtocolError, RefusedError, UnreachableError
 from lightning_async.telemetry import Ewma
 from lightning_async.transport.base import Connection, Frame, Traffic
 from lightning_async.wire.frames import Envelope, FrameError, pack, unpack
@@ -35,10 +34,8 @@ from lightning_async.wire.messages import (
     Welcome,
 )
 from lightning_async.wire.session import fits
+from lightning_async.worker.patience import REJOIN_PATIENCE_S, join_patience_s
 
-JOIN_PATIENCE_S = 60.0  # how long a server that never answered is dialled; LIGHTNING_ASYNC_PATIENCE_S overrides it
-PATIENCE = "LIGHTNING_ASYNC_PATIENCE_S"
-REJOIN_PATIENCE_S = 300.0  # how long one that did is waited for; training goes on locally meanwhile
 SILENCE_S = 15.0  # before the bytes under way are added
 SLOWEST_BYTES_S = 60_000.0  # assumed until a transfer was measured: half of 1 Mbit/s
 HINT_S = 3.0
@@ -67,18 +64,6 @@ class _Call:
     @property
     def bytes(self) -> int:
         return sum(len(frame) for frame in self.payload)
-
-
-def join_patience_s() -> float:
-    """How long a server that never answered is dialled, seconds. Raises ConfigError."""
-    text = os.environ.get(PATIENCE, "")
-    try:
-        seconds = float(text) if text else JOIN_PATIENCE_S
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise ConfigError(f"{PATIENCE}: got {text!r}, expected seconds above 0")
-    return seconds
 
 
 class Link:

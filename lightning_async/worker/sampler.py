@@ -16,8 +16,8 @@ from torch.utils.data import Sampler
 from lightning_async.errors import ProtocolError
 from lightning_async.scheduling import permutation
 from lightning_async.wire.messages import Lease, Ranges
-from lightning_async.worker.courier import Ticket
 from lightning_async.worker.engine import Engine
+from lightning_async.worker.parcels import Ticket
 
 BATCHES_AHEAD = 4
 

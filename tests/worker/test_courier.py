@@ -21,8 +21,9 @@ from lightning_async.transport import memory
 from lightning_async.transport.base import Connection
 from lightning_async.transport.faults import FaultyConnection, Script, connection_with
 from lightning_async.wire import messages as m
-from lightning_async.worker.courier import Courier, Forgotten, Outcome, Update
+from lightning_async.worker.courier import Courier
 from lightning_async.worker.link import Link
+from lightning_async.worker.parcels import Forgotten, Outcome, Update
 from lightning_async.worker.replica import Arrival
 
 UPDATES = 40

@@ -13,6 +13,7 @@ from lightning_async.errors import ConfigError, RefusedError, UnreachableError
 from lightning_async.transport.faults import Script
 from lightning_async.wire import messages as m
 from lightning_async.worker import link as link_module
+from lightning_async.worker import patience
 
 UPDATES = 40
 BAD: dict[str, Script] = {
@@ -221,14 +222,14 @@ def test_goodbye_is_bounded_when_nobody_answers(town: Callable[..., Town]) -> No
 
 
 def test_the_patience_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(link_module.PATIENCE, "7.5")
-    assert link_module.join_patience_s() == 7.5
-    monkeypatch.delenv(link_module.PATIENCE)
-    assert link_module.join_patience_s() == link_module.JOIN_PATIENCE_S
+    monkeypatch.setenv(patience.PATIENCE, "7.5")
+    assert patience.join_patience_s() == 7.5
+    monkeypatch.delenv(patience.PATIENCE)
+    assert patience.join_patience_s() == patience.JOIN_PATIENCE_S
     for wrong in ("soon", "-1", "0", "inf", "nan"):
-        monkeypatch.setenv(link_module.PATIENCE, wrong)
-        with pytest.raises(ConfigError, match=link_module.PATIENCE):
-            link_module.join_patience_s()
+        monkeypatch.setenv(patience.PATIENCE, wrong)
+        with pytest.raises(ConfigError, match=patience.PATIENCE):
+            patience.join_patience_s()
 
 
 def lose_next(place: Town, way: str, count: int) -> None:

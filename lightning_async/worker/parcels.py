@@ -1,0 +1,49 @@
+"""What the thread that trains and the courier hand each other: updates and questions out, outcomes and answers back."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from lightning_async.transport.base import Frame
+from lightning_async.wire.messages import Push, Reply
+
+
+@dataclass(frozen=True)
+class Update:
+    """What `exchange` sends: the message, the flat vector [n] and the buffers [b]."""
+
+    push: Push
+    vector: Tensor
+    buffers: Tensor
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of update `seq`. `kept`: the codec took a refused one back into its residual."""
+
+    seq: int
+    accepted: bool
+    version: int
+    reason: str = ""
+    detail: str = ""
+    kept: bool = False
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """A server that was restored from a snapshot has lost accepted updates: those after `after`, up to `last`."""
+
+    after: int
+    last: int
+
+
+@dataclass
+class Ticket:
+    """An answer to come."""
+
+    reply: Reply | None = None
+    payload: tuple[Frame, ...] = ()
+    done: threading.Event = field(default_factory=threading.Event)

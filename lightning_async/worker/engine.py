@@ -73,10 +73,8 @@ class Engine:
         self._courier = Courier(self._make_link, self.shared.layout)
 
     def __repr__(self) -> str:
-        state = "armed" if self.armed else "idle"
-        return (
-            f"<Worker {self.name} of {self.address} | v{self.replica.version} | {self._round.length} steps | {state}>"
-        )
+        done = f"{self._round.length} steps | {'armed' if self.armed else 'idle'}"
+        return f"<Worker {self.name} of {self.address} | v{self.replica.version} | {done}>"
 
     def start(self) -> None:
         """Join the run and take its parameters; the first worker of a run gives it its own.
@@ -90,7 +88,8 @@ class Engine:
         self.config = read_config(welcome.config)
         self.workers, self._seq = welcome.workers, welcome.last_seq
         if self.config.submit == "gradient":
-            self._records = [describe(optimizer, self._names()) for optimizer in self.optimizers]
+            names = {id(p): name for p, name in zip(self.shared.parameters, self.shared.names, strict=True)}
+            self._records = [describe(optimizer, names) for optimizer in self.optimizers]
             self._guard.remember(self.optimizers)
         begin_run(self, lambda: self._welcome, self._courier.greet, self._records)
         self._refresh()
@@ -103,9 +102,6 @@ class Engine:
     def _welcome(self) -> Welcome:
         assert self._courier.welcome is not None
         return self._courier.welcome
-
-    def _names(self) -> dict[int, str]:
-        return {id(p): name for p, name in zip(self.shared.parameters, self.shared.names, strict=True)}
 
     def _make_link(self, welcomed: Callable[[Welcome], None], heard: Callable[[Ack], None]) -> Link:
         hello = self.identity.hello(self.name, self.shared.layout, self._claims)
@@ -238,7 +234,7 @@ class Engine:
         done, self._round = self._round, Round()
         return Push(
             seq=self._seq,
-            base=self.replica.version,
+            base=self.replica.version if done.base is None else done.base,
             digest=self.shared.layout.digest,
             group=group,
             present=present,
@@ -268,6 +264,7 @@ class Engine:
             self._settle(outcome)
         for arrival in arrivals:
             self.replica.merge(arrival, progressed=self._round.length > 0)
+            self._round.base = arrival.version if self._round.base is None else self._round.base
             if arrival.digest >= 0 and arrival.digest != self.replica.digest():
                 log.error("version %d here differs from the published one; taking a snapshot", arrival.version)
                 self._courier.forget()

@@ -48,6 +48,7 @@ class Round:
 
     steps: dict[int, int] = field(default_factory=dict)  # optimizer -> its steps
     samples: int = 0
+    base: int | None = None  # the first version put under it: what newer ones change later does not make it younger
     began: float = field(default_factory=time.monotonic)
 
     @property

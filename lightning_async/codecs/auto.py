@@ -18,6 +18,7 @@ from lightning_async.codecs.base import Codec, Ladder, Payload, State, checked, 
 from lightning_async.codecs.dense import bf16
 from lightning_async.codecs.feedback import RESIDUAL, beside
 from lightning_async.codecs.integers import int4, int8
+from lightning_async.codecs.memory import zeros
 from lightning_async.codecs.topk import topk
 from lightning_async.errors import ConfigError, PayloadError
 
@@ -55,7 +56,7 @@ def auto(start: int = START) -> Codec:
         raise ConfigError(f"auto got start={start!r}, expected 0 (densest) to {len(RUNGS) - 1}")
 
     def init(d: int) -> State:
-        return {RESIDUAL: torch.zeros(d, dtype=torch.float32), RUNG: torch.tensor(start, dtype=torch.int64)}
+        return {RESIDUAL: zeros(d), RUNG: torch.tensor(start, dtype=torch.int64)}
 
     def encode(vector: Tensor, state: State) -> tuple[Payload, State]:
         vector = checked(vector)

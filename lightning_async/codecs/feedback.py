@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from lightning_async import spec
 from lightning_async.codecs.base import Codec, Payload, Shape, State, checked, with_feedback
+from lightning_async.codecs.memory import zeros
 from lightning_async.codecs.topk import topk
 from lightning_async.errors import ConfigError
 
@@ -34,7 +34,7 @@ def error_feedback(inner: Codec | None = None, beta: float = 1.0) -> Codec:
 
 def _error_feedback(inner: Codec, beta: float) -> Codec:
     def init(d: int) -> State:
-        return {RESIDUAL: torch.zeros(d, dtype=torch.float32), **inner.init(d)}
+        return {RESIDUAL: zeros(d), **inner.init(d)}
 
     def encode(vector: Tensor, state: State) -> tuple[Payload, State]:
         vector = checked(vector)

@@ -75,6 +75,11 @@ def fresh(size: int) -> np.ndarray[Any, np.dtype[Any]]:
     return _pool(size).empty() if size >= LARGE else np.empty(size, dtype=np.uint8)
 
 
+def zeros(d: int) -> Tensor:
+    """float32 [d] of zeros that stay: from numpy, which asks for huge pages, where torch's allocator does not."""
+    return torch.from_numpy(np.empty(d, dtype=np.float32)).zero_()
+
+
 def put(vector: Tensor, places: Tensor, numbers: Tensor) -> None:
     """vector[places] = numbers; on the CPU by numpy, which takes three quarters of torch's time for it."""
     if vector.device.type == "cpu":

@@ -37,7 +37,7 @@ def follow(worker: AsyncOptimizer, version: int) -> None:
     deadline = time.monotonic() + 20.0
     while worker.engine.replica.version < version and time.monotonic() < deadline:
         step(worker, 1)
-        time.sleep(0.05)
+        worker.engine.wait(lambda: worker.engine._courier.has_news, 0.2)
     assert worker.engine.replica.version >= version
 
 

@@ -58,7 +58,7 @@ class _Call:
     turn: int = 0  # place in the order of everything sent
     sent_at: float = 0.0
     repeats: int = 0
-    alone: bool = False  # nothing else was under way when it was sent
+    alone: bool = False  # nothing but questions for parameters was under way when it was sent
     frames: list[Frame] = field(default_factory=list)
 
     @property
@@ -184,7 +184,8 @@ class Link:
 
     def _send(self, call: _Call) -> None:
         self._turn += 1
-        call.turn, call.sent_at, call.alone = self._turn, self._clock(), not self._calls
+        call.turn, call.sent_at = self._turn, self._clock()
+        call.alone = all(isinstance(other.message, Pull) for other in self._calls.values())
         if not call.frames:
             call.frames = pack(Envelope(call.id, call.message, call.payload))
         self._calls[call.id] = call

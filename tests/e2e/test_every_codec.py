@@ -195,7 +195,7 @@ def test_an_altered_delta_is_found_by_the_digest_and_mended(
                 wrong += not torch.equal(worker.engine.replica.published, store.published)
         assert altering.decoded >= 3
         assert 0 < wrong < DIGEST_EVERY, "it went on with other parameters until the next digest, no longer"
-        assert caplog.text.count("differ from the published ones; taking a snapshot") == 1
+        assert caplog.text.count("differs from the published one; taking a snapshot") == 1
         other.engine.align()
         assert torch.equal(other.engine.replica.published, worker.engine.replica.published)
 

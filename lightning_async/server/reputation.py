@@ -33,7 +33,7 @@ FEW = 3  # rows from which there is a majority to compare with
 COPY = 0.9999  # cosine from which two updates count as one
 FAR_Z, MOST_Z = 3.0, 1000.0
 ROUNDING = 1e-3  # of the aggregate's length: what float32 sums leave between equal updates
-SPREAD = 0.05  # distances that differ by less than this share of their median do not differ
+SPREAD = 1 / 3  # in units of the median distance: within twice that nobody is far, however alike the others are
 TERM = 100  # versions of the first quarantine; every further one is twice as long as the one before
 NAMES = ("used", "distance_z", "cosine", "score")
 
@@ -110,7 +110,7 @@ def review(rows: Sequence[Row], aggregate: Tensor, influence: Sequence[float]) -
 
 
 def robust_z(values: Sequence[float], least: float = 0.0) -> list[float]:
-    """(x - median) / spread, at most 1000, the spread being 1.4826 MAD + 5 % of the median + `least`."""
+    """(x - median) / spread, at most 1000, the spread being 1.4826 MAD + median / 3 + `least`."""
     middle = statistics.median(values)
     if not math.isfinite(middle):
         return [0.0] * len(values)

@@ -6,6 +6,7 @@ points nowhere. Sparse rows cost what they store.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -26,8 +27,7 @@ def closeness(rows: Sequence[Row], vector: Tensor) -> tuple[list[float], list[fl
     """(|x_i - v|, cos(x_i, v)) of every row; the cosine with a zero vector is 0."""
     length = _dot(vector, vector)
     distances, cosines = [], []
-    for row in rows:
-        square, product = _dot(row, row), _dot(row, vector)
+    for square, product in _products(rows, _floats(vector)):
         apart = square - 2.0 * product + length
         distances.append(math.sqrt(max(apart, 0.0)) if math.isfinite(apart) else math.inf)
         cosines.append(_cosine(product, square, length))
@@ -49,6 +49,22 @@ def copies(rows: Sequence[Row], cosine: float) -> list[tuple[int, int, float]]:
         if whole >= cosine:
             found.append((i, j, whole))
     return found
+
+
+def _products(rows: Sequence[Row], vector: Floats) -> list[tuple[float, float]]:
+    """(<x, x>, <x, v>) of every row. Part by part: a part of v stays in the cache while all rows meet it."""
+    found = np.zeros((len(rows), 2))
+    parts = range(0, len(vector), PART)
+    dense = [(i, _floats(row)) for i, row in enumerate(rows) if isinstance(row, Tensor)]
+    with np.errstate(over="ignore", invalid="ignore"):
+        for begin, (i, floats) in itertools.product(parts if dense else (), dense):
+            part = floats[begin : begin + PART]
+            found[i] += np.dot(part, part), np.dot(part, vector[begin : begin + PART])
+    for i, row in enumerate(rows):
+        if isinstance(row, Sparse):
+            values = _floats(row.values)
+            found[i] = _product(values, values), _product(values, vector[row.indices.numpy()])
+    return [(float(square), float(product)) for square, product in found]
 
 
 def _cosine(product: float, square: float, other: float) -> float:

@@ -69,6 +69,9 @@ def restore(run: Run, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
     run.shared = dict(record["shared"])
     for name, values in record["members"].items():
         run.members.remember(_read_member(name, values))
+    if run.config.quarantine_below is None:
+        for member in run.members:
+            member.barred_until = None
     if "stepper" in record:
         run.layout = read_manifest(record["layout"])
         run.stepper = Stepper.restored(run.config, run.rules, run.layout, record["stepper"], tensors)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -149,3 +150,12 @@ class Fleet:
         member = self.coordinator.run.members.named(worker.name)
         assert member is not None
         return member.reputation.score.value or 0.0
+
+
+if __name__ == "__main__":  # python tests/aggregation/fleet.py "multi_krum(f=2)" "alie()" iid
+    torch.set_num_threads(1)
+    spec, against, kind = sys.argv[1:]
+    quorum = {"quorum": 8 if against else 6} if spec == "mean" else {}
+    shown = Fleet(spec, against or None, None if kind == "iid" else 0.3, **quorum).run(100)
+    print(f"{spec} under {against or 'nothing'}, {kind}: accuracy {shown.accuracy():.3f}, scores:")
+    print({worker.name: round(shown.score(worker), 2) for worker in shown.workers})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -190,6 +191,13 @@ def test_reputation_and_quarantine_survive_a_restart() -> None:
         assert new is not None
         assert (new.reputation, new.barred, new.barred_until) == (old.reputation, old.barred, old.barred_until)
     assert Reputation.read(new.reputation.as_dict()) == new.reputation
+
+
+def test_a_server_that_goes_on_without_quarantine_frees_everybody() -> None:
+    room = quarantined()
+    record, tensors = memory.dump(room.run)
+    again = Coordinator.restored(replace(room.run.config, quarantine_below=None, quorum=5), record, tensors)
+    assert not any(member.quarantined for member in again.run.members)
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.01, 50.0])

@@ -208,13 +208,13 @@ def note_codec(run: Run, member: Member, payload: Frame) -> None:
         run.emit(events.CodecChanged(time_s=run.now, worker=member.name, before=before, after=member.codec))
 
 
-def step_when_ready(run: Run) -> None:
+def step_when_ready(run: Run, last: bool = False) -> None:
     if run.stepper is None:
         return
     note_shortage(run)
     live = run.members.voters()
     for group in range(run.stepper.groups):
-        made = run.stepper.step(group, live, run.now)
+        made = run.stepper.step(group, live, run.now, last or not live)
         if made is not None:
             stepped(run, made)
     if run.config.total_steps is not None and run.steps_total >= run.config.total_steps and not run.ended:
@@ -243,6 +243,7 @@ def stepped(run: Run, made: Made) -> None:
 
 def end(run: Run, why: str) -> None:
     run.ended = why
+    step_when_ready(run, last=True)
     run.emit(events.Ended(time_s=run.now, why=why))
     answer_pulls(run)
 

@@ -24,9 +24,9 @@ def shortage(run: Run) -> tuple[int, int, str] | None:
         return None
     voters = run.members.voters()
     have, need = len(voters), run.stepper.need(voters)
-    if have >= need:
-        return None
     rule = run.rules.aggregator
+    if have >= need or not (have or rule.robust):  # an empty run of the mean waits for nobody in particular
+        return None
     why = f"{rule.spec} needs {rule.smallest}" if need == rule.smallest > 1 else f"the quorum is {need}"
     barred = sum(1 for member in run.members.workers() if member.quarantined)
     return have, need, why + (f"; {barred} in quarantine" if barred else "")

@@ -107,9 +107,13 @@ class Stepper:
         quorum = self._config.quorum
         return max(len(live) if quorum == "all" else quorum or 1, self._smallest)
 
-    def step(self, group: int, live: Sequence[Member], now: float) -> Made | None:
-        """Make the next version when the group's quorum and grace allow it; else None. `live`: who may vote."""
-        if not self._ready(self.waiting[group], live, now):
+    def step(self, group: int, live: Sequence[Member], now: float, last: bool = False) -> Made | None:
+        """Make the next version when the group's quorum and grace allow it; else None. `live`: who may vote.
+
+        `last`: nobody is left who could complete a quorum, so the mean takes what waits; a robust rule does not.
+        """
+        leftover = last and len(self.waiting[group]) > 0 and not self._rules.aggregator.robust
+        if not leftover and not self._ready(self.waiting[group], live, now):
             return None
         slots = self.waiting[group].take()
         present, rows = union(slots, self._sizes)

@@ -379,3 +379,27 @@ def test_the_repr_is_a_dashboard() -> None:
     room = Room(quorum=2).begin("a", "b")
     room.push("a", ONES)
     assert repr(room.coordinator) == "<Server v0 | workers 2/2 | quorum 1/2 | staleness p50 0 max 0>"
+
+
+def test_what_waits_is_stepped_when_the_run_ends() -> None:
+    room = Room(quorum=2, total_steps=3).begin("a", "b")
+    room.push("a", ONES, steps=3)
+    assert room.run.ended
+    assert torch.equal(room.parameters, START - 1)
+
+
+def test_what_waits_is_stepped_when_nobody_is_left() -> None:
+    room = Room(quorum=2).begin("a", "b")
+    room.push("a", ONES)
+    room.say("b", m.Leave())
+    assert room.run.version == 0
+    room.say("a", m.Leave())
+    assert room.run.version == 1
+    assert torch.equal(room.run.store.published, START - 1)
+
+
+def test_a_robust_rule_takes_no_leftovers() -> None:
+    room = Room(aggregation="median", quorum=3, total_steps=3).begin("a", "b", "c")
+    room.push("a", ONES, steps=3)
+    assert room.run.ended
+    assert room.run.version == 0

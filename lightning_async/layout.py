@@ -127,6 +127,10 @@ def _plain(name: str) -> str:
 def _check_travels(name: str, tensor: Tensor) -> None:
     if is_lazy(tensor):
         raise LayoutError(f"{name!r} is lazy and has no shape yet; run one batch through the model first")
+    if getattr(tensor, "_is_flat_param", False):
+        raise LayoutError(
+            f"{name!r} is a shard of FSDP: a worker must hold its whole model; train it without FSDP for now"
+        )
     if type(tensor).__name__ == "DTensor" or tensor.device.type == "meta":
         raise LayoutError(
             f"{name!r} is a {type(tensor).__name__} on {tensor.device}: only whole local tensors are shared"

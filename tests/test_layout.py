@@ -117,3 +117,10 @@ def test_a_model_that_cannot_be_shared_is_refused() -> None:
     model.weight = nn.Parameter(torch.zeros(2, 2, dtype=torch.complex64))
     with pytest.raises(LayoutError, match="complex64"):
         shared_tensors(model)
+
+
+def test_a_shard_of_fsdp_is_refused_with_the_reason() -> None:
+    module = nn.Linear(2, 1)
+    module.weight._is_flat_param = True  # what torch marks the parameter with that FSDP has put all others into
+    with pytest.raises(LayoutError, match="shard of FSDP"):
+        shared_tensors(module)

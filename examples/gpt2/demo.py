@@ -7,7 +7,6 @@ counted them, how stale the updates were, and a PNG of all loss curves. While it
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -51,13 +50,20 @@ def summary(outcome: train.Outcome, block: int, curves: Path) -> Iterable[str]:
     yield f"loss curves: {curves}"
 
 
+def clear(folder: Path) -> None:
+    """Remove what an earlier demo left; a folder that holds anything else is the user's and stays as it is."""
+    for pattern in ("worker-*.csv", "loss.png"):
+        for path in folder.glob(pattern):
+            path.unlink()
+
+
 def main() -> None:
     parser = train.parser()
     parser.set_defaults(speeds=SPEEDS, minutes=3.5, out=Path("runs/demo"))
     args = parser.parse_args()
     train.quiet()
     if "LOCAL_RANK" not in os.environ:
-        shutil.rmtree(args.out, ignore_errors=True)
+        clear(args.out)
         print(f"GPT-2 {args.size}, workers of speed {args.speeds}, about {args.minutes} minutes", flush=True)
     outcome = train.fit(args)
     if outcome is not None:

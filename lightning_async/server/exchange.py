@@ -214,7 +214,7 @@ def step_when_ready(run: Run, last: bool = False) -> None:
     note_shortage(run)
     live = run.members.voters()
     for group in range(run.stepper.groups):
-        made = run.stepper.step(group, live, run.now, last or not live)
+        made = run.stepper.step(group, live, run.now, last)
         if made is not None:
             stepped(run, made)
     if run.config.total_steps is not None and run.steps_total >= run.config.total_steps and not run.ended:
@@ -248,9 +248,13 @@ def end(run: Run, why: str) -> None:
     answer_pulls(run)
 
 
-def depart(run: Run, member: Member, why: str) -> None:
-    """A member goes; what it pushed stays, and a quorum of all may be complete without it."""
+def depart(run: Run, member: Member, why: str, said: bool = False) -> None:
+    """A member goes; what it pushed stays, and a quorum of all may be complete without it.
+
+    `said`: it took its leave. When the last worker does, nobody is left to complete a quorum; one that only fell silent
+    may come back.
+    """
     run.members.leave(member)
     run.waiting = [w for w in run.waiting if w.peer != member.peer]
     run.emit(events.Left(time_s=run.now, worker=member.name, why=why))
-    step_when_ready(run)
+    step_when_ready(run, last=said and not run.members.workers())

@@ -103,5 +103,5 @@ def leave(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m
     if member is not None:
         member.sent_bytes = max(member.sent_bytes, leave.sent_bytes)
         member.received_bytes = max(member.received_bytes, leave.received_bytes)
-        depart(run, member, leave.why[:200] or "left")
+        depart(run, member, leave.why[:200] or "left", said=True)
     return run.ack()

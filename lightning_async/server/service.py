@@ -151,6 +151,15 @@ class Service:
     def _handle(self, event: Event) -> None:
         self._perform(self.coordinator.handle(event, self._clock()))
 
+    def _tell(self, event: events.Event) -> None:
+        """A sink that cannot write (a full disk) is dropped with an error in the log; the run goes on without it."""
+        for sink in self._sinks:
+            try:
+                sink.write(event)
+            except (OSError, ValueError) as error:
+                log.error("%s takes no more events: %s", type(sink).__name__, error)
+                self._sinks = tuple(other for other in self._sinks if other is not sink)
+
     def _perform(self, actions: Sequence[Action]) -> None:
         for action in actions:
             match action:
@@ -159,8 +168,7 @@ class Service:
                         self._handle(Gone(peer))
                 case Emit(event):
                     log.log(_level(event), "%s", event)
-                    for sink in self._sinks:
-                        sink.write(event)
+                    self._tell(event)
                 case Limit(largest):
                     self._listener.limit(largest)
                 case Stop():

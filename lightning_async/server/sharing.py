@@ -50,8 +50,10 @@ def share(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m
     share = envelope.message
     assert isinstance(share, m.Share)
     if share.value is not None and share.key not in run.shared:
-        if len(run.shared) >= MOST_KEYS or len(share.value) > LONGEST_VALUE:
-            return Refusal(Reason.LIMIT, f"at most {MOST_KEYS} shared values of {LONGEST_VALUE} characters")
+        if len(share.value) > LONGEST_VALUE:
+            return Refusal(Reason.LIMIT, f"a shared value of {len(share.value)} characters; at most {LONGEST_VALUE}")
+        if len(run.shared) >= MOST_KEYS:
+            del run.shared[next(iter(run.shared))]  # the oldest: of a launch that is long over
         run.shared[share.key] = share.value
     return m.Shared(key=share.key, value=run.shared.get(share.key))
 

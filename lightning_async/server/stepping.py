@@ -21,7 +21,7 @@ from lightning_async.config import RunConfig
 from lightning_async.errors import PayloadError
 from lightning_async.layout import Layout
 from lightning_async.outer import TorchOuter
-from lightning_async.server.admission import Refusal, check_norm, read_floats
+from lightning_async.server.admission import NORM_FACTOR, Refusal, check_norm, read_floats
 from lightning_async.server.buffer import Buffer, Slot, union
 from lightning_async.server.members import Member
 from lightning_async.server.reputation import Review, review
@@ -82,10 +82,13 @@ class Stepper:
 
     def check_norm(self, group: int, worker: str, vector: Row) -> Refusal | None:
         """Refuse an update that is far longer than the last ones of its group; remember its norm otherwise."""
-        norm = check_norm(vector, self._norms[group])
+        recent = self._norms[group]
+        norm = check_norm(vector, recent)
+        own = recent.setdefault(worker, deque(maxlen=NORMS_KEPT))
         if isinstance(norm, Refusal):
+            own.append(NORM_FACTOR * min(own, default=0.0))  # a run whose steps grow for good gets there, step by step
             return norm
-        self._norms[group].setdefault(worker, deque(maxlen=NORMS_KEPT)).append(norm)
+        own.append(norm)
         return None
 
     def check_hyper(self, group: int, hyper: Sequence[Any]) -> Refusal | None:
@@ -110,9 +113,11 @@ class Stepper:
     def step(self, group: int, live: Sequence[Member], now: float, last: bool = False) -> Made | None:
         """Make the next version when the group's quorum and grace allow it; else None. `live`: who may vote.
 
-        `last`: nobody is left who could complete a quorum, so the mean takes what waits; a robust rule does not.
+        `last`: nobody is left who could complete a quorum, so the mean takes what waits. A robust rule does not, nor
+        does a gradient whose learning rate no live worker reports any more.
         """
-        leftover = last and len(self.waiting[group]) > 0 and not self._rules.aggregator.robust
+        taken = not self._rules.aggregator.robust and (self._config.submit == "update" or len(live) > 0)
+        leftover = last and taken and len(self.waiting[group]) > 0
         if not leftover and not self._ready(self.waiting[group], live, now):
             return None
         slots = self.waiting[group].take()

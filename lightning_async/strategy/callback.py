@@ -18,7 +18,8 @@ class FirstHooks:
         self._session = session
 
     def on_train_batch_end(self, trainer: Any, *rest: Any, **named: Any) -> None:
-        """End the fit when the server says that the run is over."""
+        """End the fit when the server says that the run is over, with an error when ours has died."""
+        self._session.check_server()
         engine = self._session.engine
         if engine is not None and engine.stop_asked:
             trainer.should_stop = True

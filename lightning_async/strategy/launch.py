@@ -1,7 +1,7 @@
 """Launch groups: the processes that one script started, and the address at which their server is.
 
 Rank 0 starts the others by running the same script again (no fork, no pickling). What they need to find each other is
-two environment variables. A process that neither launched nor was launched is a group of its own.
+three environment variables. A process that neither launched nor was launched is a group of its own.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from typing import Any
 SERVER = "LIGHTNING_ASYNC_SERVER"
 GROUP = "LIGHTNING_ASYNC_GROUP"
 PARENT = "LIGHTNING_ASYNC_PARENT"
-NAME = "LIGHTNING_ASYNC_NAME"
 LOOK_S = 0.3  # how often a child looks whether rank 0 is still there
 END_S = 5.0  # how long a process that was asked to end may take
 log = logging.getLogger("lightning_async")
@@ -120,5 +119,6 @@ def group_of(environment: Any, size: int) -> str:
         if size > 1 and os.environ.get(key) not in (None, "", "none"):
             return f"{key}-{os.environ[key]}"
     if size > 1 and environment is not None:
-        return f"{environment.main_address}-{environment.main_port}"
+        # The processes of one torchrun have one parent; an address and a port are reused by every later job.
+        return f"{socket.gethostname()}-{environment.main_port}-{os.getppid()}"
     return uuid.uuid4().hex[:8]

@@ -82,7 +82,12 @@ class RankHooks:
         told = launch.launched()
         if told is not None and size > 1:
             return Place(0, size, group, told.address, embedded=True)
+        if self.num_nodes > 1:
+            raise ConfigError(
+                f"an embedded server listens on one machine only, and this launch has {self.num_nodes} nodes; "
+                "run `lightning-async serve --public --address tcp://HOST:PORT` where all reach it, and pass that"
+            )
         if size > 1:
-            address = f"tcp://{environment.main_address}:{int(environment.main_port) + 1}"
+            address = f"tcp://127.0.0.1:{int(environment.main_port) + 1}"
             return Place(self.global_rank, size, group, address, embedded=self.global_rank == 0)
         return Place(0, 1, group, "tcp://127.0.0.1:0", embedded=True)

@@ -7,6 +7,7 @@ happened: no process, thread, port or patched optimizer.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_async.errors import AsyncWANError, RefusedError
+from lightning_async.errors import AsyncWANError, NetworkError, RefusedError
 from lightning_async.strategy.arguments import Given
 from lightning_async.strategy.data import Run, Shares
 from lightning_async.strategy.embedded import EmbeddedServer
@@ -25,6 +26,7 @@ from lightning_async.worker import requests as ask
 from lightning_async.worker.board import Board
 from lightning_async.worker.courier import GOODBYE_S
 
+CHECK_S = 1.0  # how often it is looked whether our server still runs
 HASTY_S = 0.2  # how long the server may take to answer a goodbye when training did not end well
 log = logging.getLogger("lightning_async")
 
@@ -50,11 +52,13 @@ class Session:
         give_up: Callable[[], bool],
         running: Callable[[int], bool],
     ) -> None:
-        self._given, self._name, self._give_up, self._running = given, name, give_up, running
+        self._given, self._name, self._running = given, name, running
+        self._asked_to_give_up = give_up
         self._place = place if place.alone else replace(place, group=next_name(place.group))
         self._state_dir = state_dir
         self._watch = Watch()
         self._server: EmbeddedServer | None = None
+        self._next_check, self._closing = 0.0, False
         self._group: Group | None = None
         self._attachment: Attachment | None = None
         self.engine: Engine | None = None
@@ -66,6 +70,24 @@ class Session:
         if self._place.embedded:
             config = self._given.config(self._place.size)
             self._server = EmbeddedServer.begin(config, self._state_dir, address=self._place.address)
+
+    def _give_up(self) -> bool:
+        """Asked in every wait; also raises what `check_server` raises."""
+        return self.check_server() or self._asked_to_give_up()
+
+    def check_server(self) -> bool:
+        """False; raises NetworkError once the embedded server has ended by itself, with what it said last."""
+        server, now = self._server, time.monotonic()
+        if server is None or now < self._next_check:
+            return False
+        self._next_check = now + CHECK_S
+        code = server.poll()
+        if code is not None and not self._closing:
+            raise NetworkError(
+                f"the embedded server has ended with code {code}, and what it held with it; start again, with "
+                f"state_dir= to go on from its last snapshot. It said last:\n{server.tail()}"
+            )
+        return False
 
     @property
     def address(self) -> str:
@@ -170,6 +192,7 @@ class Session:
 
     def close(self, failed: bool) -> None:
         """End this process's part. Rank 0 of a run that went well waits here until the others are through."""
+        self._closing = True
         try:
             if failed:
                 self._detach()

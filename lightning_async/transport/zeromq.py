@@ -7,7 +7,7 @@ adds: errors of ours, byte counts, waking, no waits longer than asked, and no pu
   Neither survives a fork: the child must dial again, and is told so.
 - A vanished machine is noticed by the kernel (keepalive when the line is silent, a time limit on unacknowledged bytes
   when it is not), not by ZMTP heartbeats: these wait behind the frame that is travelling, so a large update on a slow
-  line would look like a dead peer (docs/decisions/0003-no-zmtp-heartbeats.md).
+  line would look like a dead peer (docs/decisions/0010-no-zmtp-heartbeats.md).
 - ZeroMQ applies its size limit to connections of a later `bind` only, and unbinding ends those that are there. So
   `limit` binds again while nobody has spoken yet, and otherwise drops larger messages in `receive`.
 """

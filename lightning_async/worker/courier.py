@@ -128,7 +128,7 @@ class Courier:
 
     def exchange(self, update: Update, wait_newer: bool = False) -> None:
         """Send an update and fetch the parameters after it; with `wait_newer` only once they are newer than ours."""
-        self._busy += 2
+        self._owe(2)
         compute_s = max(0.0, update.push.round_s - (self._waited_s - self._waited_before_s))
         self._waited_before_s = self._waited_s
         self._post(lambda: self._push(update, wait_newer, compute_s))
@@ -140,12 +140,12 @@ class Courier:
 
     def pull(self) -> None:
         """Fetch the newest parameters."""
-        self._busy += 1
+        self._owe(1)
         self._post(lambda: self._downloads.fetch(self._answered))
 
     def forget(self) -> None:
         """Fetch a whole snapshot: what this worker holds is not what the server published."""
-        self._busy += 1
+        self._owe(1)
         self._post(lambda: self._downloads.forget(self._answered))
 
     def collect(self) -> tuple[list[Outcome | Forgotten], list[Arrival]]:
@@ -196,9 +196,13 @@ class Courier:
             self._ended.set()
             self._notify()
 
-    def _notify(self) -> None:
+    def _owe(self, answers: int) -> None:  # both threads do
         with self._changed:
+            self._busy += answers
             self._changed.notify_all()
+
+    def _notify(self) -> None:
+        self._owe(0)
 
     def _require_link(self) -> Link:
         assert self._link is not None
@@ -240,7 +244,7 @@ class Courier:
     def _push(self, update: Update, wait_newer: bool, compute_s: float) -> None:
         payload = self._encode(update)
         if payload is None:
-            self._busy -= 1
+            self._owe(-1)
             reason = Reason.NOT_FINITE.value
             self._outcomes.append(Outcome(update.push.seq, False, -1, reason, "NaN or infinity in the update"))
         else:
@@ -264,7 +268,6 @@ class Courier:
 
     def _on_receipt(self, reply: Reply, update: Update, payload: Frame, took_s: float, compute_s: float) -> None:
         assert self._uploads is not None
-        self._busy -= 1
         self._uploads.note(payload, took_s, self._require_link().rtt_s.value or 0.0, compute_s)
         if isinstance(reply, Refused):
             receipt = Receipt(seq=update.push.seq, accepted=False, version=-1, reason=reply.reason, detail=reply.detail)
@@ -278,6 +281,7 @@ class Courier:
         self._outcomes.append(
             Outcome(receipt.seq, receipt.accepted, receipt.version, receipt.reason, receipt.detail, kept)
         )
+        self._owe(-1)  # after the outcome is there: who sees us idle must find it
         self._downloads.settle()
         self._notify()
 
@@ -289,8 +293,7 @@ class Courier:
         self._require_link().request(question, answered)
 
     def _answered(self) -> None:
-        self._busy -= 1
-        self._notify()
+        self._owe(-1)
 
 
 def _bytes(vector: Tensor) -> Frame:

@@ -33,6 +33,7 @@ class AsyncOptimizer(torch.optim.Optimizer):
         server: address of a running server, `tcp://host:port`.
         name: of this worker; by default one that nobody else has.
         attack: for experiments that are marked as such, what this worker does to its updates: "sign_flip(k=10.0)".
+        batch_size: samples in a step; the mean weighs workers by the samples that their updates hold.
         claims: configuration values that must be the run's, e.g. {"local_steps": 16}.
 
     Raises RefusedError, UnreachableError, ConfigError.
@@ -46,10 +47,11 @@ class AsyncOptimizer(torch.optim.Optimizer):
         name: str = "",
         claims: Mapping[str, object] | None = None,
         attack: str | None = None,
+        batch_size: int = 1,
     ) -> None:
         super().__init__(optimizer.param_groups, optimizer.defaults)
         self.param_groups, self.state = optimizer.param_groups, optimizer.state
-        self._wrapped = optimizer
+        self._wrapped, self._batch_size = optimizer, batch_size
         given = {key: repr(value) for key, value in (claims or {}).items()}
         self.engine = Engine(server, module, [optimizer], Identity(name=name), given)
         if attack is not None:
@@ -69,6 +71,7 @@ class AsyncOptimizer(torch.optim.Optimizer):
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of the wrapped optimizer; each round's end sends an update, each arrival is merged after a step."""
+        self.engine.count_samples(self._batch_size)
         return self._wrapped.step() if closure is None else self._wrapped.step(closure=closure)
 
     def state_dict(self) -> dict[str, Any]:
@@ -80,10 +83,12 @@ class AsyncOptimizer(torch.optim.Optimizer):
 
     def close(self) -> None:
         """Send what is not sent, take the newest parameters, and leave. Idempotent."""
-        if self.engine.armed:
-            self.engine.align()
-        self.engine.close()
-        self._attachment.detach()
+        try:
+            if self.engine.armed:
+                self.engine.align()
+        finally:
+            self._attachment.detach()
+            self.engine.close()
 
     def __enter__(self) -> AsyncOptimizer:
         return self
@@ -94,5 +99,5 @@ class AsyncOptimizer(torch.optim.Optimizer):
         if error is None:
             self.close()
         else:
-            self.engine.close(f"raised {kind.__name__ if kind else ''}")
             self._attachment.detach()
+            self.engine.close(f"raised {kind.__name__ if kind else ''}")

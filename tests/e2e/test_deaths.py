@@ -62,3 +62,16 @@ def test_an_exception_in_another_rank_leaves_the_rest_training(tmp_path: Path) -
     other = next(worker for worker in zero["report"]["workers"].values() if worker["rank"] == 1)
     assert other["state"] == "gone"
     assert other["steps"] == 12
+
+
+def test_a_fit_whose_server_has_died_ends_with_what_to_do(tmp_path: Path) -> None:
+    options = {**TWO, "trainer": {"max_steps": 10**6}, "sleep_s": [0.02, 0.02]}
+    with Program(script("train", options), tmp_path) as program:
+        address = address_of(program)
+        program.wait_for_step(1, 10)
+        os.kill(program.server_pid(), signal.SIGKILL)
+        assert program.wait(60.0) == 1
+        program.wait_until_gone(GONE_S)
+        assert free(address)
+        assert "the embedded server has ended with code -9" in program.output
+        assert "state_dir=" in program.output

@@ -403,3 +403,20 @@ def test_a_robust_rule_takes_no_leftovers() -> None:
     room.push("a", ONES, steps=3)
     assert room.run.ended
     assert room.run.version == 0
+
+
+def test_who_falls_silent_may_come_back_so_nothing_is_stepped_without_a_quorum() -> None:
+    room = Room(quorum=2, patience_s=5.0).begin("a", "b")
+    room.push("a", ONES)
+    room.wait(10.0)
+    assert not room.run.members.workers()
+    assert room.run.version == 0
+
+
+def test_a_worker_whose_steps_have_grown_for_good_is_taken_in_again() -> None:
+    room = Room().begin("a")
+    for _ in range(10):
+        assert room.push("a", 1e-6 * ONES).accepted
+    receipts = [room.push("a", 10 * ONES) for _ in range(20)]
+    assert not receipts[0].accepted
+    assert receipts[-1].accepted

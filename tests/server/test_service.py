@@ -248,3 +248,29 @@ def test_closing_frees_the_port_and_tells_the_workers() -> None:
         server.close()
     finally:
         client.line.close()
+
+
+class FullDisk:
+    """A sink whose disk is full from the third event on."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def write(self, event: object) -> None:
+        self.asked += 1
+        if self.asked > 2:
+            raise OSError(28, "No space left on device")
+
+    def close(self) -> None: ...
+
+
+def test_a_sink_that_cannot_write_is_dropped_and_costs_no_receipt(caplog: pytest.LogCaptureFixture) -> None:
+    sink = FullDisk()
+    with ServerThread(RunConfig(), sinks=[sink]) as server:
+        client = Client(server.address).join()
+        try:
+            assert [client.push().accepted for _ in range(3)] == [True, True, True]
+        finally:
+            client.line.close()
+    assert sink.asked == 3
+    assert "FullDisk takes no more events" in caplog.text

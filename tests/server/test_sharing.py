@@ -59,9 +59,10 @@ def test_the_first_offer_wins() -> None:
 def test_shared_values_are_bounded() -> None:
     room = Room().begin("a")
     assert room.say("a", m.Share(key="k", value="x" * 65_537)).reason == Reason.LIMIT.value
-    replies = [room.say("a", m.Share(key=str(i), value="x")) for i in range(1025)]
-    assert isinstance(replies[-2], m.Shared)
-    assert replies[-1].reason == Reason.LIMIT.value
+    for i in range(1025):
+        assert room.say("a", m.Share(key=str(i), value="x")) == m.Shared(key=str(i), value="x")
+    assert len(room.run.shared) == 1024
+    assert room.say("a", m.Share(key="0")).value is None, "the oldest made room for the newest"
 
 
 def test_a_beat_says_what_the_worker_counts_and_hears_who_is_there() -> None:

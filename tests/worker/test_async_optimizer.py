@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import ExponentialLR, ReduceLROnPlateau
 
 from lightning_async import AsyncOptimizer
 from lightning_async.config import RunConfig
-from lightning_async.errors import ConfigError, RefusedError
+from lightning_async.errors import ConfigError, NetworkError, RefusedError
 from lightning_async.server import ServerThread
 
 
@@ -117,7 +117,7 @@ def test_stop_asked_ends_a_loop() -> None:
 
 def test_two_in_two_threads_train_one_model() -> None:
     nets = [model(1), model(2)]
-    barrier = threading.Barrier(2)
+    barrier, seen = threading.Barrier(2), []
     with ServerThread(RunConfig(local_steps=2, quorum=2, workers=2)) as server:
 
         def train(index: int) -> None:
@@ -127,6 +127,9 @@ def test_two_in_two_threads_train_one_model() -> None:
                 loop(nets[index], shared, 20, seed=index)
                 shared.engine.align()
                 barrier.wait(20.0)
+                if index == 0:
+                    seen.append(published(server))  # before the last one's leave lets what waits alone be stepped
+                barrier.wait(20.0)
 
         threads = [threading.Thread(target=train, args=(index,)) for index in range(2)]
         for thread in threads:
@@ -135,7 +138,27 @@ def test_two_in_two_threads_train_one_model() -> None:
             thread.join()
         assert server.coordinator.run.steps_total == 40
         assert torch.equal(flat(nets[0]), flat(nets[1]))
-        assert torch.equal(flat(nets[0]), published(server))
+        assert torch.equal(flat(nets[0]), seen[0])
+
+
+def test_its_updates_weigh_by_the_samples_in_them() -> None:
+    net = model()
+    with ServerThread(RunConfig(local_steps=4)) as server:
+        with AsyncOptimizer(torch.optim.SGD(net.parameters(), lr=0.1), net, server.address, batch_size=32) as shared:
+            loop(net, shared, 8)
+        (worker,) = server.coordinator.run.members
+        assert worker.samples == 8 * 32
+
+
+def test_it_lets_go_even_when_the_server_is_gone() -> None:
+    net = model()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    with ServerThread(RunConfig(local_steps=4)) as server:
+        shared = AsyncOptimizer(optimizer, net, server.address)
+        shared.engine.wait = lambda *_: (_ for _ in ()).throw(NetworkError("gone"))
+        with pytest.raises(NetworkError, match="gone"):
+            shared.close()
+    assert "step" not in optimizer.__dict__
 
 
 def test_claims_and_what_the_server_cannot_run() -> None:

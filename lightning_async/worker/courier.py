@@ -278,9 +278,7 @@ class Courier:
             self._acknowledged = max(self._acknowledged, receipt.seq)
         kept = not receipt.accepted and self._uploads.take_back(update.push, payload)
         self._downloads.stop_asked = self._downloads.stop_asked or receipt.stop
-        self._outcomes.append(
-            Outcome(receipt.seq, receipt.accepted, receipt.version, receipt.reason, receipt.detail, kept)
-        )
+        self._outcomes.append(Outcome.of(receipt, update.push, kept))
         self._owe(-1)  # after the outcome is there: who sees us idle must find it
         self._downloads.settle()
         self._notify()

@@ -239,7 +239,7 @@ class Engine:
             group=group,
             present=present,
             samples=max(1, done.samples),
-            steps=max(1, done.length),
+            steps=max(1, done.length + done.again),
             round_s=time.monotonic() - done.began,
             hyper=hyper,
         )
@@ -293,5 +293,6 @@ class Engine:
                 )
         elif outcome.kept:
             self.replica.give_up(outcome.seq)
-        else:
+        elif self.config.submit == "update":
             self.replica.take_back(outcome.seq)
+            self._round.regain(outcome.steps, outcome.samples)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from lightning_async.transport.base import Frame
-from lightning_async.wire.messages import Push, Reply
+from lightning_async.wire.messages import Push, Receipt, Reply
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,14 @@ class Outcome:
     reason: str = ""
     detail: str = ""
     kept: bool = False
+    steps: int = 1  # that were in it
+    samples: int = 1
+
+    @classmethod
+    def of(cls, receipt: Receipt, push: Push, kept: bool) -> Outcome:
+        """What `receipt` says of `push`."""
+        said = (receipt.seq, receipt.accepted, receipt.version, receipt.reason, receipt.detail)
+        return cls(*said, kept, push.steps, push.samples)
 
 
 @dataclass(frozen=True)

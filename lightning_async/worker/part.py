@@ -48,8 +48,14 @@ class Round:
 
     steps: dict[int, int] = field(default_factory=dict)  # optimizer -> its steps
     samples: int = 0
+    again: int = 0  # steps of refused updates that go with this one
     base: int | None = None  # the first version put under it: what newer ones change later does not make it younger
     began: float = field(default_factory=time.monotonic)
+
+    def regain(self, steps: int, samples: int) -> None:
+        """A refused update's progress goes with this round, which must not become shorter for it."""
+        self.again += steps
+        self.samples += samples
 
     @property
     def length(self) -> int:

@@ -181,6 +181,19 @@ def test_the_run_ends_for_everybody_at_its_steps() -> None:
         assert server.coordinator.run.steps_total == 6
 
 
+def test_what_a_refused_round_took_goes_with_the_one_that_brings_its_progress() -> None:
+    with run("a", "b", local_steps=2, staleness="fixed(bound=0)") as (server, a, b):
+        for worker in (a, b):
+            worker.step(0)
+            worker.step(1)
+        a.engine.align()
+        b.engine.align()
+        member = server.coordinator.run.members.named("b")
+        assert member.refused["stale"] >= 1, "the refusal happened"
+        assert member.steps == 2
+        assert server.coordinator.run.steps_total == 4
+
+
 def test_a_late_update_is_not_lost() -> None:
     """Refused as too old, it goes out again from the newest version; so nothing is lost when the model is shown."""
     with run("a", "b", local_steps=1, staleness="fixed(bound=0)") as (server, a, b):

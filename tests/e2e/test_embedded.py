@@ -206,7 +206,10 @@ def test_the_server_goes_with_a_killed_owner() -> None:
 
 
 def test_the_server_goes_with_a_killed_owner_whose_pipe_a_forked_helper_keeps() -> None:
-    process, address, pid = owner("import os\nif os.fork() == 0:\n    time.sleep(20); os._exit(0)\ntime.sleep(60)")
+    fork = "import os\nif os.fork() == 0:\n    time.sleep(20); os._exit(0)\nprint('forked', flush=True)\ntime.sleep(60)"
+    process, address, pid = owner(fork)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "forked\n"
     group = os.getpgid(process.pid)
     process.kill()
     finish(process)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from runs import flat, model, published
+from rounds import flat, model, published
 from torch.optim.lr_scheduler import ExponentialLR, ReduceLROnPlateau
 
 from lightning_async import AsyncOptimizer

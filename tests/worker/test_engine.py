@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from runs import Worker, flat, model, published, run
+from rounds import Worker, flat, model, published, run
 
 from lightning_async.config import RunConfig
 from lightning_async.errors import AsyncWANError, CallerError, RefusedError

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from runs import flat, model, published
+from rounds import flat, model, published
 
 from lightning_async import AsyncOptimizer, AsyncWANStrategy
 from lightning_async.attacks import MARK

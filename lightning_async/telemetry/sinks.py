@@ -12,7 +12,7 @@ from lightning_async.telemetry.events import Event
 
 
 class Sink(Protocol):
-    """Takes events; never raises into the run."""
+    """Takes events. One that raises OSError or ValueError (a full disk) is dropped by the service, with an error logged."""
 
     def write(self, event: Event) -> None: ...
 

@@ -7,7 +7,7 @@ import os
 from lightning_async.errors import ConfigError
 
 JOIN_PATIENCE_S = 60.0  # one that never answered; LIGHTNING_ASYNC_PATIENCE_S overrides it
-REJOIN_PATIENCE_S = 300.0  # one that did; training goes on locally meanwhile
+REJOIN_PATIENCE_S = 300.0  # one that did; training goes on locally until the end of the next round
 PATIENCE = "LIGHTNING_ASYNC_PATIENCE_S"
 
 

@@ -12,7 +12,7 @@ from lightning_async.telemetry.events import Event
 
 
 class Sink(Protocol):
-    """Takes events. One that raises OSError or ValueError (a full disk) is dropped by the service, with an error logged."""
+    """Takes events. One that raises OSError or ValueError (a full disk) is dropped by the service, with an error."""
 
     def write(self, event: Event) -> None: ...
 

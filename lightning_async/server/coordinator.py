@@ -96,6 +96,8 @@ class Coordinator:
         self.run.actions = []
         if first:
             self.run.started_at = now
+            for member in self.run.members:  # of an earlier life: nobody knows for how long it was silent
+                member.seen_at = now
             exchange.limit(self.run)
 
     def _receive(self, peer: bytes, envelope: Envelope) -> None:

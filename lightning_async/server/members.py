@@ -32,7 +32,7 @@ class Member:
     rank: int
     peer: bytes
     digest: str
-    joined_at: float
+    joined_at: float  # when it came the last time
     seen_at: float
     layout: Layout | None = None  # only until the run has one
     state: State = State.NEW
@@ -56,6 +56,7 @@ class Member:
     barred_until: int | None = None  # the version at which its quarantine ends by itself
     barred: int = 0  # how often it was quarantined
     told: int = -1  # first version that it was given since the server was restored
+    before_s: float = 0.0  # that it was here in its earlier stays
 
     @property
     def alive(self) -> bool:
@@ -70,6 +71,10 @@ class Member:
     def counts(self) -> bool:
         """Whether a quorum waits for it."""
         return self.alive and self.role == "worker"
+
+    def seconds(self, now: float) -> float:
+        """How long it has been in the run, its absences not counted."""
+        return self.before_s + (now - self.joined_at if self.alive else 0.0)
 
     def keep(self, receipt: Receipt) -> None:
         self.receipts[receipt.seq] = receipt
@@ -123,6 +128,8 @@ class Members:
             )
             self._by_name[hello.worker] = member
         self._by_peer.pop(member.peer, None)
+        if not member.alive:
+            member.joined_at = now
         if member.instance != hello.instance:
             member.receipts.clear()
         member.instance, member.role, member.group, member.rank = hello.instance, hello.role, hello.group, hello.rank
@@ -131,7 +138,8 @@ class Members:
         return member
 
     def leave(self, member: Member) -> None:
-        """It goes; its numbers and its updates stay."""
+        """It goes; its numbers and its updates stay. What was silence at the end is no part of its stay."""
+        member.before_s = member.seconds(member.seen_at)
         member.state = State.GONE
         self._by_peer.pop(member.peer, None)
 

@@ -46,7 +46,7 @@ def dump(run: Run) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "initialiser": run.initialiser,
         "streams": {name: [stream.length, stream.position] for name, stream in run.streams.items()},
         "shared": dict(run.shared),
-        "members": {member.name: _member(member) for member in run.members},
+        "members": {member.name: _member(member, run.now) for member in run.members},
     }
     if run.stepper is None or run.layout is None:
         return record, {}
@@ -89,8 +89,9 @@ def differences(config: RunConfig, stored: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _member(member: Member) -> dict[str, Any]:
+def _member(member: Member, now: float) -> dict[str, Any]:
     return {name: getattr(member, name) for name in NUMBERS} | {
+        "before_s": member.seconds(now),
         "refused": dict(member.refused),
         "staleness": member.staleness.as_dict(),
         "round_s": member.round_s.value,
@@ -104,7 +105,7 @@ def _read_member(name: str, values: Mapping[str, Any]) -> Member:
     member = Member(name, "", "worker", "", 0, b"", "", 0.0, 0.0, state=State.GONE)
     for key in NUMBERS:
         setattr(member, key, values[key])
-    member.refused = Counter(values["refused"])
+    member.before_s, member.refused = values["before_s"], Counter(values["refused"])
     member.staleness, member.round_s = _histogram(values["staleness"]), Ewma(values["round_s"])
     member.reputation = Reputation.read(values["reputation"])
     member.hyper = {int(group): report for group, report in values["hyper"].items()}

@@ -72,7 +72,7 @@ def _member(run: Run, member: Member, now: float) -> dict[str, Any]:
         "group": member.group,
         "rank": member.rank,
         "host": member.host,
-        "seconds": (now if member.alive else member.seen_at) - member.joined_at,
+        "seconds": member.seconds(now),
         "silent_s": now - member.seen_at,
         "accepted": member.accepted,
         "refused": dict(member.refused),

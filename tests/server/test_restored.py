@@ -101,6 +101,25 @@ def test_a_repeated_push_gets_its_first_receipt_and_counts_once(tmp_path: Path) 
     assert again.push("a", torch.ones(8)).seq == 2
 
 
+def test_the_seconds_of_a_worker_go_on_without_its_absences(tmp_path: Path) -> None:
+    room = Room(patience_s=1000.0).begin("a", "b")
+    room.wait(5.0, step_s=1.0)
+    room.say("b", m.Leave())
+    room.wait(2.0, step_s=1.0)
+    again = reopened(room, tmp_path)
+    again.now = 10_000.0  # another machine's clock
+    again.handle(Tick())
+    seen = again.state()["workers"]
+    assert {name: worker["seconds"] for name, worker in seen.items()} == {"a": 7.0, "b": 5.0}
+    assert {worker["silent_s"] for worker in seen.values()} == {0.0}, "nobody knows what was before"
+    again.now += 50.0
+    again.hello("a")
+    again.now += 3.0
+    again.hello("a")  # a rejoin is no new stay
+    again.now += 1.0
+    assert again.state()["workers"]["a"]["seconds"] == 11.0
+
+
 def test_streams_and_shared_values_go_on(tmp_path: Path) -> None:
     room = Room(seed=4).begin("a")
     room.say("a", m.Lease(stream="train", length=10, count=7))

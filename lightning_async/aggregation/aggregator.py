@@ -50,15 +50,18 @@ class Aggregator:
                 f"set the quorum to {self.smallest} or more, or lower f"
             )
 
-    def init(self, d: int) -> State:
-        """The state before the first step: seeds of members that shuffle, the previous aggregate of those that ask."""
-        state = {f"seed.{i}": torch.tensor(mix.seed) for i, mix in enumerate(self.mixes) if mix.seed is not None}
+    def init(self, d: int, secret: int = 0) -> State:
+        """The state before the first step: seeds of members that shuffle, the previous aggregate of those that ask.
+
+        `secret` (0 to 2^62): who knows it knows how members will shuffle.
+        """
+        state = {f"seed.{i}": torch.tensor(secret + i) for i, mix in enumerate(self.mixes) if mix.shuffles}
         return state | {PREVIOUS: torch.zeros(d)} if self._anchored() else state
 
     def plan(self, rows_gram: Matrix, weights: Sequence[float], state: State) -> Plan:
         """What to do with the rows, from their Gram matrix (summed over shards). Raises ConfigError as `check`."""
         self.check(len(weights))
-        seeds = [int(state[f"seed.{i}"]) if mix.seed is not None else 0 for i, mix in enumerate(self.mixes)]
+        seeds = [int(state[f"seed.{i}"]) if mix.shuffles else 0 for i, mix in enumerate(self.mixes)]
         return plan(self.mixes, rows_gram, weights, seeds)
 
     def apply(self, rows: Sequence[Row], weights: Sequence[float], state: State) -> Outcome:

@@ -58,8 +58,8 @@ class Demand:
 class Mix:
     """Rows -> mixed rows. `weigh(G [k, k], seed)` gives W [m, k] with m = `rows(k)`; mixed row j is sum_i W[j, i] x_i.
 
-    `reads` says what of G it looks at, so that a norm clip does not pay for n^2 products. `seed` is the first seed of
-    a member that shuffles (else None). An `anchored` member finds the previous aggregate as the last row of G.
+    `reads` says what of G it looks at, so that a norm clip does not pay for n^2 products. A member that `shuffles` is
+    given another seed each step, others 0. An `anchored` member finds the previous aggregate as the last row of G.
     """
 
     spec: str
@@ -67,7 +67,7 @@ class Mix:
     demand: Demand = field(default=Demand(), compare=False)
     rows: Callable[[int], int] = field(default=lambda k: k, compare=False, repr=False)
     reads: Reads = field(default="gram", compare=False)
-    seed: int | None = field(default=None, compare=False)
+    shuffles: bool = field(default=False, compare=False)
     anchored: bool = field(default=False, compare=False)
 
 

@@ -67,24 +67,25 @@ def nnm(f: int) -> Mix:
     return Mix(call("nnm", f=f), weigh, Demand(least, f"n > 2f = {2 * f}"))
 
 
-def bucketing(s: int, seed: int = 0) -> Mix:
+def bucketing(s: int) -> Mix:
     """The rows, shuffled, become the means of ceil(n / s) buckets of at most s; before a rule for f, f < n / (2s).
 
-    `seed` is the first one: it is in the aggregator's state, a server puts a secret there, and each step adds 1.
+    The seed is in the aggregator's state, never in the spec, which workers see: `Aggregator.init` takes a secret of the
+    server's, and each step adds 1.
     Source: Karimireddy et al. 2022, algorithm 1.
     """
     counted("bucketing", s=s)
 
-    def weigh(gram: Matrix, seed_now: int) -> Matrix:
+    def weigh(gram: Matrix, seed: int) -> Matrix:
         k = len(gram)
-        order = np.random.default_rng(seed_now).permutation(k)
+        order = np.random.default_rng(seed).permutation(k)
         weights = np.zeros((-(-k // s), k))
         for bucket, line in enumerate(weights):
             members = order[bucket * s : (bucket + 1) * s]
             line[members] = 1.0 / len(members)
         return weights
 
-    return Mix(call("bucketing", s=s, seed=seed), weigh, rows=lambda k: -(-k // s), reads="count", seed=seed)
+    return Mix(call("bucketing", s=s), weigh, rows=lambda k: -(-k // s), reads="count", shuffles=True)
 
 
 def _clipping(spec: str, limit: Callable[[NDArray[np.float64]], float], demand: Demand) -> Mix:

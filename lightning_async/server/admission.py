@@ -110,6 +110,17 @@ def read_floats(payload: Frame) -> Tensor:
     )
 
 
+def first_parameters(payload: Sequence[Frame], layout: Layout) -> tuple[Tensor, Tensor]:
+    """The parameters [d] and buffers [b] that a run begins with. Raises PayloadError for what does not fit."""
+    if len(payload) != 2 or len(payload[0]) != 4 * layout.d or len(payload[1]) != 4 * layout.b:
+        got = [len(frame) for frame in payload]
+        raise PayloadError(f"first parameters of {got} bytes; this layout takes {[4 * layout.d, 4 * layout.b]}")
+    parameters, buffers = read_floats(payload[0]), read_floats(payload[1])
+    if not bool(torch.isfinite(parameters).all()) or bool(torch.isnan(buffers).any()):
+        raise PayloadError("NaN or infinity in the first parameters; look at the model's initialisation")
+    return parameters, buffers
+
+
 def check_norm(vector: Row, recent: Mapping[str, Sequence[float]]) -> Refusal | float:
     """The update's norm, or a refusal when it is far outside of what this run has seen.
 

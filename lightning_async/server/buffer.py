@@ -101,12 +101,30 @@ class Buffer:
             waiting.present = slot.present = present
         waiting.join(slot)
 
+    def first(self) -> list[Slot]:
+        """The slot that has waited longest, alone; it is gone afterwards."""
+        self.complete_at = None
+        return [self._slots.pop(next(iter(self._slots)))]
+
     def take(self) -> list[Slot]:
         """All slots; the buffer is empty afterwards."""
         slots = list(self._slots.values())
         self._slots.clear()
         self.complete_at = None
         return slots
+
+
+def mixed(before: Tensor, slots: Sequence[Slot], robust: bool, live: int) -> Tensor:
+    """Buffers [b] that have moved from `before` towards the mean (`robust`: median) of those that came with the slots,
+    by the share of the `live` workers that sent some."""
+    sent = [slot.buffers for slot in slots if slot.buffers.numel()]
+    if not sent:
+        return before
+    stack = torch.stack(sent)
+    middle = stack.median(dim=0).values if robust else stack.mean(dim=0)
+    share = min(1.0, len(sent) / max(1, live))
+    moved = middle if share == 1.0 else torch.lerp(before, middle, share)
+    return torch.where(middle == before, before, moved)  # the same infinity stays what it is
 
 
 def union(slots: list[Slot], sizes: list[int]) -> tuple[tuple[int, ...], list[Row]]:
@@ -117,10 +135,10 @@ def union(slots: list[Slot], sizes: list[int]) -> tuple[tuple[int, ...], list[Ro
     if len({slot.present for slot in slots}) == 1:
         return slots[0].present or tuple(range(len(sizes))), [slot.vector for slot in slots]
     present = tuple(sorted({i for slot in slots for i in slot.present or range(len(sizes))}))
-    return present, [_spread(slot, present, sizes) for slot in slots]
+    return present, [spread(slot, present, sizes) for slot in slots]
 
 
-def _spread(slot: Slot, present: tuple[int, ...], sizes: list[int]) -> Row:
+def spread(slot: Slot, present: tuple[int, ...], sizes: list[int]) -> Row:
     """The slot's vector over the tensors `present`, of which it has some."""
     own = range(len(sizes)) if slot.present is None else slot.present
     begins = dict(zip(present, _begins(present, sizes), strict=True))

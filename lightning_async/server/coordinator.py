@@ -22,7 +22,8 @@ from lightning_async.server import exchange, joining, memory, report, sharing, s
 from lightning_async.server.actions import Action, Event, Gone, Received, Stop, Tick
 from lightning_async.server.admission import Refusal
 from lightning_async.server.members import Member
-from lightning_async.server.rules import canonical, rules_of
+from lightning_async.server.private import NOTHING, Private
+from lightning_async.server.rules import canonical, check_private, rules_of
 from lightning_async.server.run import Run
 from lightning_async.telemetry import events
 from lightning_async.wire import messages as m
@@ -49,15 +50,18 @@ ANSWERS: dict[type, Answer] = {
 class Coordinator:
     """One run. Raises ConfigError when `config` names rules that cannot work together."""
 
-    def __init__(self, config: RunConfig, name: str) -> None:
+    def __init__(self, config: RunConfig, name: str, private: Private = NOTHING) -> None:
         config = canonical(config)
-        self.run = Run(config, name, rules_of(config))
+        self.run = Run(config, name, rules_of(config, private))
+        check_private(self.run.rules)
         self._begun = False
 
     @classmethod
-    def restored(cls, config: RunConfig, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Coordinator:
+    def restored(
+        cls, config: RunConfig, record: Mapping[str, Any], tensors: Mapping[str, Tensor], private: Private = NOTHING
+    ) -> Coordinator:
         """The run that `memory.dump` described, going on. Raises ConfigError when `config` is another run's."""
-        coordinator = cls(config, str(record["run"]))
+        coordinator = cls(config, str(record["run"]), private)
         memory.restore(coordinator.run, record, tensors)
         return coordinator
 

@@ -214,8 +214,7 @@ def step_when_ready(run: Run, last: bool = False) -> None:
     note_shortage(run)
     live = run.members.voters()
     for group in range(run.stepper.groups):
-        made = run.stepper.step(group, live, run.now, last)
-        if made is not None:
+        while (made := run.stepper.step(group, live, run.now, last)) is not None:
             stepped(run, made)
     if run.config.total_steps is not None and run.steps_total >= run.config.total_steps and not run.ended:
         end(run, f"{run.steps_total} of {run.config.total_steps} steps are in")
@@ -227,15 +226,18 @@ def stepped(run: Run, made: Made) -> None:
         member = run.members.named(slot.worker)
         if member is not None:
             member.included = max(member.included, slot.seq)
-    run.emit(
-        events.Stepped(
-            time_s=run.now,
-            version=run.version,
-            workers=tuple(slot.worker for slot in slots),
-            staleness=tuple(run.version - 1 - slot.base for slot in slots),
-            steps_total=run.steps_total,
+    if made.dropped:
+        run.emit(events.Dropped(time_s=run.now, worker=slots[0].worker, seq=slots[0].seq, why=made.dropped))
+    else:
+        run.emit(
+            events.Stepped(
+                time_s=run.now,
+                version=run.version,
+                workers=tuple(slot.worker for slot in slots),
+                staleness=tuple(run.version - 1 - slot.base for slot in slots),
+                steps_total=run.steps_total,
+            )
         )
-    )
     judge(run, made)
     note_shortage(run)
     answer_pulls(run)

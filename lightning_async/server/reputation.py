@@ -25,6 +25,7 @@ from torch import Tensor
 
 from lightning_async.aggregation.base import Row
 from lightning_async.aggregation.closeness import closeness, copies
+from lightning_async.aggregation.filters import Verdict
 from lightning_async.telemetry import Ewma
 
 WEIGHT = 0.2  # of the newest round
@@ -97,6 +98,11 @@ class Review:
 
     sights: tuple[Sight, ...] = ()
     copies: tuple[tuple[int, int, float], ...] = ()
+
+    @classmethod
+    def of(cls, verdict: Verdict) -> Review:
+        """A filter's view of one update."""
+        return cls((Sight(float(verdict.passed), verdict.distance_z, verdict.cosine),))
 
 
 def review(rows: Sequence[Row], aggregate: Tensor, influence: Sequence[float]) -> Review:

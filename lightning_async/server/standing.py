@@ -24,7 +24,7 @@ def shortage(run: Run) -> tuple[int, int, str] | None:
         return None
     voters = run.members.voters()
     have, need = len(voters), run.stepper.need(voters)
-    rule = run.rules.aggregator
+    rule = run.rules
     if have >= need or not (have or rule.robust):  # an empty run of the mean waits for nobody in particular
         return None
     why = f"{rule.spec} needs {rule.smallest}" if need == rule.smallest > 1 else f"the quorum is {need}"

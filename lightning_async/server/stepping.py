@@ -17,12 +17,14 @@ import torch
 from torch import Tensor
 
 from lightning_async.aggregation import Row
+from lightning_async.aggregation.filters import Verdict
 from lightning_async.config import RunConfig
 from lightning_async.errors import PayloadError
 from lightning_async.layout import Layout
-from lightning_async.outer import TorchOuter
-from lightning_async.server.admission import NORM_FACTOR, Refusal, check_norm, read_floats
-from lightning_async.server.buffer import Buffer, Slot, union
+from lightning_async.outer import TorchOuter, Update, bind
+from lightning_async.server.admission import NORM_FACTOR, Refusal, check_norm, first_parameters
+from lightning_async.server.buffer import Buffer, Slot, mixed, union
+from lightning_async.server.judging import Judge
 from lightning_async.server.members import Member
 from lightning_async.server.reputation import Review, review
 from lightning_async.server.rules import Rules
@@ -36,10 +38,11 @@ NORMS_KEPT = 8  # of each worker
 
 @dataclass(frozen=True)
 class Made:
-    """What a version was made of, and how that lay to it."""
+    """What a version was made of, and how that lay to it; `dropped` says why it made none."""
 
     slots: list[Slot]
     review: Review
+    dropped: str = ""
 
 
 class Stepper:
@@ -54,16 +57,19 @@ class Stepper:
         self, config: RunConfig, rules: Rules, layout: Layout, optimizers: Sequence[Any], payload: Sequence[Frame]
     ) -> None:
         self._config, self._rules = config, rules
-        self._smallest = rules.aggregator.smallest
         self._sizes = [entry.size for entry in layout.parameters]
         self.store = Store(layout, rules.download)
-        self.store.start(*_first_parameters(payload, layout))
+        self.store.start(*first_parameters(payload, layout))
         self._optimizers = list(optimizers)
         self._torch = self._torch_outers(optimizers) if config.submit == "gradient" else []
-        self._outer_state = rules.outer.init(layout.d) if config.submit == "update" else {}
+        self._outer = bind(rules.outer, self._sizes, config.workers)
+        self._outer_state = self._outer.init(layout.d) if config.submit == "update" else {}
         self._aggregator_state: dict[int, dict[str, Tensor]] = {}
         self.waiting = [Buffer() for _ in range(self.groups)]
         self._norms: list[dict[str, deque[float]]] = [{} for _ in range(self.groups)]
+        self._judge = None if rules.filter is None else Judge(rules.filter, layout, self.groups, rules.private)
+        if self._judge is not None:
+            self._judge.watch(self.store, ())
 
     @property
     def groups(self) -> int:
@@ -103,12 +109,14 @@ class Stepper:
 
     def add(self, group: int, slot: Slot) -> None:
         """Let an accepted update wait in its worker's slot."""
+        if self._judge is not None:
+            self._judge.note(group, slot, self.store)
         self.waiting[group].add(slot, self._sizes)
 
     def need(self, live: Sequence[Member]) -> int:
         """Distinct workers that make a step."""
         quorum = self._config.quorum
-        return max(len(live) if quorum == "all" else quorum or 1, self._smallest)
+        return max(len(live) if quorum == "all" else quorum or 1, self._rules.smallest)
 
     def step(self, group: int, live: Sequence[Member], now: float, last: bool = False) -> Made | None:
         """Make the next version when the group's quorum and grace allow it; else None. `live`: who may vote.
@@ -116,21 +124,48 @@ class Stepper:
         `last`: nobody is left who could complete a quorum, so the mean takes what waits. A robust rule does not, nor
         does a gradient whose learning rate no live worker reports any more.
         """
-        taken = not self._rules.aggregator.robust and (self._config.submit == "update" or len(live) > 0)
+        if self._judge is not None:
+            return self._filtered(self._judge, group, live)
+        taken = not self._rules.robust and (self._config.submit == "update" or len(live) > 0)
         leftover = last and taken and len(self.waiting[group]) > 0
         if not leftover and not self._ready(self.waiting[group], live, now):
             return None
-        slots = self.waiting[group].take()
+        return self._made(group, self.waiting[group].take(), live)
+
+    def _filtered(self, judge: Judge, group: int, live: Sequence[Member]) -> Made | None:
+        """The next update that waits, judged by itself; before the filter is ready, a step of its start."""
+        waiting, voters = self.waiting[group], [member.name for member in live]
+        ready = judge.ready(group, voters)
+        if not judge.enough(voters) or len(waiting) < (1 if ready else self._rules.aggregator.smallest):
+            return None
+        slots = waiting.first() if ready else waiting.take()
+        verdict = judge.judge(group, slots[0], self.store, voters) if ready else None
+        if verdict is not None and not verdict.passed:
+            return Made(slots, Review.of(verdict), verdict.why)
+        made = self._made(group, slots, live, verdict)
+        judge.watch(self.store, voters)
+        return made
+
+    def _made(self, group: int, slots: list[Slot], live: Sequence[Member], verdict: Verdict | None = None) -> Made:
+        """The next version, from these slots; with a verdict, from the one that passed."""
         present, rows = union(slots, self._sizes)
-        vector, scale, seen = self._aggregate(group, slots, rows)
+        if verdict is None:
+            update, seen = self._aggregate(group, slots, rows)
+        else:
+            update, seen = self._alone(slots[0], rows[0], verdict.factor), Review.of(verdict)
         if self._config.submit == "gradient":
-            gradients = self._named(vector.mul(scale) if scale != 1.0 else vector, present)
+            vector = update.vector if update.scale == 1.0 else update.vector.mul(update.scale)
+            gradients = self._named(vector, present)
             hyper = [member.hyper[group] for member in live if group in member.hyper]
             self.store.advance(lambda parameters: self._torch[group].step(gradients, hyper))
         else:
-            self.store.advance(lambda parameters: self._outer(parameters, vector, scale))
-        self._mix_buffers(slots, len(live))
+            self.store.advance(lambda parameters: self._move(parameters, update))
+        self.store.buffers = mixed(self.store.buffers, slots, self._rules.robust, len(live))
         return Made(slots, seen)
+
+    def _alone(self, slot: Slot, row: Row, factor: float) -> Update:
+        vector, age = row.dense() if isinstance(row, Sparse) else row, self.store.version - slot.base
+        return Update(vector, factor * self._rules.weight.of(age), ((age, 1.0),))
 
     def _ready(self, waiting: Buffer, live: Sequence[Member], now: float) -> bool:
         here = {slot.worker for slot in waiting}
@@ -140,41 +175,33 @@ class Stepper:
         waiting.complete_at = now if waiting.complete_at is None else waiting.complete_at
         return everybody or now - waiting.complete_at >= self._config.grace_s
 
-    def _aggregate(self, group: int, slots: Sequence[Slot], rows: Sequence[Row]) -> tuple[Tensor, float, Review]:
-        """The aggregate, the factor by which staleness shrinks the step (the mean of the weights of what was used), and
-        how the rows lie to a robust aggregate."""
+    def _aggregate(self, group: int, slots: Sequence[Slot], rows: Sequence[Row]) -> tuple[Update, Review]:
+        """The aggregate, with the factor by which staleness shrinks the step (the mean of the weights of what was used)
+        and the ages of what was used; and how the rows lie to a robust aggregate."""
         rule = self._rules.aggregator
-        aged = [self._rules.weight.of(self.store.version - slot.base) for slot in slots]
+        ages = [self.store.version - slot.base for slot in slots]
+        aged = [self._rules.weight.of(age) for age in ages]
         shares = [1.0] * len(slots) if rule.robust else [float(slot.samples) for slot in slots]
         state = self._aggregator_state.get(group)
         outcome = rule.apply(
             rows,
             [share * age for share, age in zip(shares, aged, strict=True)],
-            rule.init(_length(rows[0])) if state is None else state,
+            rule.init(_length(rows[0]), self._rules.private.secret) if state is None else state,
         )
         self._aggregator_state[group] = outcome.state
         used = [share * use for share, use in zip(shares, outcome.influence, strict=True)] if rule.robust else shares
         seen = review(rows, outcome.vector, outcome.influence) if rule.robust else Review()
-        return outcome.vector, _mean(aged, used), seen
+        mass = [use * age for use, age in zip(used, aged, strict=True)]
+        parts = tuple((age, part / sum(mass)) for age, part in zip(ages, mass, strict=True)) if sum(mass) else ()
+        return Update(outcome.vector, _mean(aged, used), parts), seen
 
-    def _outer(self, parameters: Tensor, vector: Tensor, scale: float) -> None:
-        self._outer_state = self._rules.outer.step(parameters, vector, scale, self._outer_state)
+    def _move(self, parameters: Tensor, update: Update) -> None:
+        self._outer_state = self._outer.step(parameters, update, self._outer_state)
 
     def _named(self, vector: Tensor, present: Sequence[int]) -> dict[str, Tensor]:
         entries = [self.store.layout.parameters[i] for i in present]
         parts = torch.split(vector, [entry.size for entry in entries])
         return {entry.name: part.view(entry.shape) for entry, part in zip(entries, parts, strict=True)}
-
-    def _mix_buffers(self, slots: Sequence[Slot], live: int) -> None:
-        sent = [slot.buffers for slot in slots if slot.buffers.numel()]
-        if not sent:
-            return
-        stack = torch.stack(sent)
-        middle = stack.median(dim=0).values if self._rules.aggregator.robust else stack.mean(dim=0)
-        share = min(1.0, len(sent) / max(1, live))
-        before = self.store.buffers
-        mixed = middle if share == 1.0 else torch.lerp(before, middle, share)
-        self.store.buffers = torch.where(middle == before, before, mixed)  # the same infinity stays what it is
 
     def state(self) -> dict[str, Tensor]:
         """The optimizer state by name, for a checkpoint."""
@@ -189,11 +216,7 @@ class Stepper:
         for index, outer in enumerate(self._torch):
             outer.check_state(parts.get(str(index), {}))
         own = parts.get("outer", {})
-        for key, value in own.items():
-            if key not in self._outer_state or value.shape != self._outer_state[key].shape:
-                raise PayloadError(
-                    f"outer state {key[:80]!r} of {tuple(value.shape)} does not fit {self._config.outer}"
-                )
+        self._outer.check_state(own, self.store.layout.d)
         for index, outer in enumerate(self._torch):
             outer.load(parts.get(str(index), {}))
         self._outer_state |= {key: value.clone() for key, value in own.items()}
@@ -206,8 +229,13 @@ class Stepper:
         for group, buffer in enumerate(self.waiting):
             for i, slot in enumerate(buffer):
                 tensors |= {f"waiting/{group}/{i}/{name}": tensor for name, tensor in slot.tensors.items()}
+        filters: list[list[str]] = []
+        if self._judge is not None:
+            filters, kept = self._judge.dump()
+            tensors |= kept
         record = {
             "version": self.store.version,
+            "filters": filters,
             "optimizers": self._optimizers,
             "norms": [{worker: list(norms) for worker, norms in group.items()} for group in self._norms],
             "aggregators": [[group, list(state)] for group, state in self._aggregator_state.items()],
@@ -228,11 +256,13 @@ class Stepper:
             norms |= {worker: deque(values, NORMS_KEPT) for worker, values in kept.items()}
         for group, keys in record["aggregators"]:
             stepper._aggregator_state[group] = {key: tensors[f"aggregator/{group}/{key}"] for key in keys}
+        if stepper._judge is not None:
+            stepper._judge.restore(record["filters"], tensors)
         for group, slots in enumerate(record["waiting"]):
             for i, numbers in enumerate(slots):
                 place = f"waiting/{group}/{i}/"
                 own = {name.removeprefix(place): v for name, v in tensors.items() if name.startswith(place)}
-                stepper.add(group, Slot.read(numbers, own, stepper._sizes))
+                stepper.waiting[group].add(Slot.read(numbers, own, stepper._sizes), stepper._sizes)
         return stepper
 
     def _parts(self, state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
@@ -258,13 +288,3 @@ def _mean(values: Sequence[float], weights: Sequence[float]) -> float:
     if all(value == 1.0 for value in values) or not total:
         return 1.0
     return sum(v * w for v, w in zip(values, weights, strict=True)) / total
-
-
-def _first_parameters(payload: Sequence[Frame], layout: Layout) -> tuple[Tensor, Tensor]:
-    if len(payload) != 2 or len(payload[0]) != 4 * layout.d or len(payload[1]) != 4 * layout.b:
-        got = [len(frame) for frame in payload]
-        raise PayloadError(f"first parameters of {got} bytes; this layout takes {[4 * layout.d, 4 * layout.b]}")
-    parameters, buffers = read_floats(payload[0]), read_floats(payload[1])
-    if not bool(torch.isfinite(parameters).all()) or bool(torch.isnan(buffers).any()):
-        raise PayloadError("NaN or infinity in the first parameters; look at the model's initialisation")
-    return parameters, buffers

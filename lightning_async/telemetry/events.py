@@ -69,6 +69,15 @@ class Stepped(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Dropped(Event):
+    """A filter did not let the accepted update `seq` of `worker` make a step."""
+
+    worker: str
+    seq: int
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Waiting(Event):
     """A quorum or a rule's condition cannot be met by the workers that are there; they go on locally."""
 

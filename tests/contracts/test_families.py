@@ -27,9 +27,10 @@ class Family:
     exported: bool = True
 
 
+RULES = {**aggregation.AGGREGATORS, **aggregation.FILTERS}
 FAMILIES = {
     "codec": Family(codecs.CODECS, codecs.codec, codecs, "codecs.md", exported=False),
-    "aggregator": Family(aggregation.AGGREGATORS, aggregation.aggregator, aggregation, "aggregation.md"),
+    "aggregator": Family(RULES, aggregation.rule, aggregation, "aggregation.md"),
     "outer optimizer": Family(outer.OUTERS, outer.outer, outer, "server.md"),
     "staleness policy": Family(staleness.POLICIES, staleness.policy, staleness, "server.md"),
     "staleness weight": Family(staleness.WEIGHTS, staleness.weight, staleness, "server.md"),
@@ -46,6 +47,8 @@ SAMPLES = {
     "label_flip": "label_flip(classes=10)",
     "stale_replay": "stale_replay(delay=3)",
     "centered_clipping": "centered_clipping(tau=2.0)",
+    "zeno": "zeno(rho=0.1)",
+    "kardam": "kardam(f=1)",
 } | {name: f"{name}(f=2)" for name in ("trimmed_mean", "meamed", "krum", "multi_krum", "bulyan", "mda", "monna")}
 MEMBERS = [(family, name) for family, row in FAMILIES.items() for name in row.table]
 

@@ -26,7 +26,9 @@ class Gone:
 
 @dataclass(frozen=True)
 class Tick:
-    """Time has passed."""
+    """Time has passed. `silent`: the workers that were found silent for too long; None: the coordinator looks."""
+
+    silent: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

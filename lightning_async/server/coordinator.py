@@ -12,13 +12,13 @@ counters.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from lightning_async.config import RunConfig
-from lightning_async.server import exchange, joining, memory, report, sharing, standing
+from lightning_async.server import exchange, joining, live, memory, report, sharing, standing
 from lightning_async.server.actions import Action, Event, Gone, Received, Stop, Tick
 from lightning_async.server.admission import Refusal
 from lightning_async.server.members import Member
@@ -44,6 +44,7 @@ ANSWERS: dict[type, Answer] = {
     m.Fetch: sharing.fetch,
     m.Load: sharing.load,
     m.Status: sharing.status,
+    m.Pardon: sharing.pardon,
 }
 
 
@@ -65,6 +66,16 @@ class Coordinator:
         memory.restore(coordinator.run, record, tensors)
         return coordinator
 
+    @classmethod
+    def continued(
+        cls, config: RunConfig, record: Mapping[str, Any], tensors: Mapping[str, Tensor], private: Private = NOTHING
+    ) -> Coordinator:
+        """As `restored`, with everybody still there: for the events that came after the dump."""
+        coordinator = cls.restored(config, record, tensors, private)
+        live.restore(coordinator.run, record["live"])
+        coordinator._begun = True
+        return coordinator
+
     def __repr__(self) -> str:
         return report.line(self.run)
 
@@ -77,8 +88,18 @@ class Coordinator:
             case Gone():
                 self.run.waiting = [w for w in self.run.waiting if w.peer != event.peer]
             case Tick():
-                self._tick()
+                self._tick(self.silent(now) if event.silent is None else event.silent)
         return self.run.actions
+
+    def begin(self, now: float) -> list[Action]:
+        """The run's clock starts; the first event does this too, so that only a recorded run needs it."""
+        self._begin(now)
+        return self.run.actions
+
+    def silent(self, now: float) -> tuple[str, ...]:
+        """The members that have been silent for longer than the run's patience."""
+        now, patience = max(self.run.now, now), self.run.config.patience_s
+        return tuple(member.name for member in self.run.members if member.alive and now - member.seen_at > patience)
 
     def stop(self, why: str, now: float) -> list[Action]:
         """End the run by hand; workers learn it from their next answer."""
@@ -130,10 +151,10 @@ class Coordinator:
         self.run.emit(events.Refused(time_s=self.run.now, worker=name, reason=reason, detail=refusal.detail))
         self.run.send(peer, envelope.id, m.Refused(reason=reason, detail=refusal.detail))
 
-    def _tick(self) -> None:
-        patience = self.run.config.patience_s
-        for member in list(self.run.members):
-            if member.alive and self.run.now - member.seen_at > patience:
-                exchange.depart(self.run, member, f"silent for {patience:.0f} s")
+    def _tick(self, silent: Iterable[str]) -> None:
+        for name in silent:
+            member = self.run.members.named(name)
+            if member is not None and member.alive:
+                exchange.depart(self.run, member, f"silent for {self.run.config.patience_s:.0f} s")
         exchange.step_when_ready(self.run)
         exchange.answer_pulls(self.run)

@@ -119,6 +119,10 @@ class Members:
         """Put a member of an earlier life of this run back; it is away until it says Hello."""
         self._by_name[member.name] = member
 
+    def revive(self, member: Member) -> None:
+        """A remembered member is not away: it speaks through its peer."""
+        self._by_peer[member.peer] = member
+
     def enter(self, hello: Hello, peer: bytes, now: float) -> Member:
         """The member that `hello` makes or brings back; its numbers continue where they were."""
         member = self._by_name.get(hello.worker)

@@ -25,6 +25,7 @@ from lightning_async.wire.checksum import checksum
 
 SNAPSHOTS_KEPT = 3  # buffers for the next one; one is the usual, others were held longer by slow readers
 DIGEST_EVERY = 16  # versions: a worker that comes to or past a multiple of it is told the digest
+MARKED_BYTES = 2**18  # of the published vector that `mark` reads, or a sixteenth of it if that is more
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,13 @@ class Store:
         if self._digest < 0:
             self._digest = vector_digest(self._published)
         return self._digest
+
+    def mark(self) -> int:
+        """A checksum of a part of the published vector, of another part in each version: all of it in 16 versions."""
+        length = max(MARKED_BYTES // 4, -(-self.layout.d // DIGEST_EVERY))
+        parts = -(-self.layout.d // length)
+        start = self.version % parts * length if parts else 0
+        return vector_digest(self._published[start : start + length])
 
     def _snapshot(self) -> tuple[Payload, int]:
         """The newest published vector's bytes and their checksum."""

@@ -1,6 +1,6 @@
 """`serve --embedded`: a server that belongs to the process which started it. For programs, not for people.
 
-The owner (strategy/embedded.py) speaks on our stdin, a line at a time:
+The owner (strategy/embedded.py) speaks on our stdin, a line at a time (the first may hold all of KEYS):
     {"config": {...}, "address": "tcp://127.0.0.1:0", "state_dir": null, "events": null, "run": "name"}   first
     DRAIN    serve until every live worker has left, then end
     QUIT     end now
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 STDIN = 0
 LONGEST_LINE_BYTES = 2**20
 log = logging.getLogger(__name__)
-KEYS = {"config", "address", "state_dir", "events", "run", "public"}
+KEYS = {"config", "address", "state_dir", "events", "run", "public", "validation"}
 
 
 class Owner:
@@ -122,6 +122,7 @@ def _open(line: str) -> Hosted:
         state_dir=order.get("state_dir"),
         events=order.get("events"),
         public=order.get("public") is True,
+        validation=order.get("validation"),
     )
 
 

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
+from lightning_async.cli.owner import private_of
 from lightning_async.config import RunConfig
 from lightning_async.errors import ConfigError
 from lightning_async.persistence import newest
 from lightning_async.server import Coordinator, Keeper, Service
+from lightning_async.server.private import Private
 from lightning_async.telemetry import JsonLines, Sink
 from lightning_async.transport import listen
 
@@ -54,17 +56,19 @@ def host(
     state_dir: str | None = None,
     events: str | None = None,
     public: bool = False,
+    validation: str | None = None,
 ) -> Hosted:
     """A server of `config` that listens at `address`. Raises ConfigError for whatever cannot be used."""
     folder = Path(state_dir).expanduser() if state_dir else None
-    coordinator = Coordinator(config, run) if folder is None else _resumed(config, run, folder)
+    private = private_of(folder, validation)
+    coordinator = Coordinator(config, run, private) if folder is None else _resumed(config, run, folder, private)
     sinks: list[Sink] = [JsonLines(_file(events))] if events else []
     options = {"public": public} if address.startswith("tcp://") else {}
     keeper = Keeper(folder) if folder is not None else None
     return Hosted(Service(coordinator, listen(address, **options), sinks, keeper=keeper))
 
 
-def _resumed(config: RunConfig, run: str, folder: Path) -> Coordinator:
+def _resumed(config: RunConfig, run: str, folder: Path, private: Private) -> Coordinator:
     """The run whose newest snapshot lies in `folder`, or a new one."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -72,8 +76,8 @@ def _resumed(config: RunConfig, run: str, folder: Path) -> Coordinator:
     except OSError as error:
         raise ConfigError(f"cannot keep a run in {folder}: {error.strerror}") from error
     if snapshot is None:
-        return Coordinator(config, run)
-    coordinator = Coordinator.restored(config, snapshot.record, snapshot.tensors)
+        return Coordinator(config, run, private)
+    coordinator = Coordinator.restored(config, snapshot.record, snapshot.tensors, private)
     log.info("going on with run %r at version %d, from %s", coordinator.run.name, coordinator.run.version, folder)
     return coordinator
 

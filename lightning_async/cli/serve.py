@@ -38,6 +38,8 @@ class Place:
             started on one that has any goes on from the newest. What was accepted after the last snapshot is lost when
             the server is killed; its workers notice and send it again where they still have it.
         events: file that gets one JSON object per event, appended.
+        validation: "module:function", also from the current folder: gives an update that you trust, for zeno
+            (docs/aggregation.md).
         run: name of the run, for logs and `status`.
     """
 
@@ -45,6 +47,7 @@ class Place:
     public: bool = False
     state_dir: str | None = None
     events: str | None = None
+    validation: str | None = None
     run: str = "run"
 
 
@@ -73,7 +76,13 @@ def run(args: argparse.Namespace) -> int:
     from lightning_async.cli.hosting import host  # imports torch; what is wrong above is said before
 
     with host(
-        config, place.run, place.address, state_dir=place.state_dir, events=place.events, public=place.public
+        config,
+        place.run,
+        place.address,
+        state_dir=place.state_dir,
+        events=place.events,
+        public=place.public,
+        validation=place.validation,
     ) as hosted:
         print(join_line(hosted.service.address), flush=True)
         hosted.serve(lambda: attendant.why_stop(hosted, time.monotonic()), lambda: False)

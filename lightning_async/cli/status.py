@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from typing import Any
-
-SLICE_S = 0.2
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -26,24 +23,11 @@ def run(args: argparse.Namespace) -> int:
 
 def ask(address: str, timeout_s: float) -> dict[str, Any]:
     """The state of the server at `address`. Raises UnreachableError when none answers in time."""
-    from lightning_async.errors import ProtocolError, UnreachableError
-    from lightning_async.transport import connect
-    from lightning_async.wire.frames import Envelope, pack, unpack
+    from lightning_async.cli import asking
+    from lightning_async.errors import ProtocolError
     from lightning_async.wire.messages import Report, Status
 
-    line = connect(address)
-    try:
-        line.send(pack(Envelope(1, Status())))
-        deadline = time.monotonic() + timeout_s
-        while (frames := line.receive(SLICE_S)) is None:
-            if time.monotonic() >= deadline:
-                raise UnreachableError(
-                    f"no server answered at {address} within {timeout_s:.0f} s. Check that `lightning-async serve` "
-                    "runs there, that host and port are those it printed, and that firewalls or tunnels let TCP through"
-                )
-        answer = unpack(frames).message
-    finally:
-        line.close()
+    answer = asking.ask(address, Status(), timeout_s)
     if not isinstance(answer, Report):
         raise ProtocolError(f"{address} answered {str(answer)[:200]}, expected a report")
     return answer.state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Iterable
 from types import TracebackType
@@ -9,16 +10,26 @@ from types import TracebackType
 from lightning_async.config import RunConfig
 from lightning_async.errors import NetworkError
 from lightning_async.server.coordinator import Coordinator
+from lightning_async.server.private import Private, Validation
 from lightning_async.server.service import Service
 from lightning_async.telemetry import Sink
 from lightning_async.transport import listen
 
 
 class ServerThread:
-    """`with ServerThread(config) as server: ... server.address`. After `close` the thread and the port are gone."""
+    """`with ServerThread(config) as server: ... server.address`. After `close` the thread and the port are gone.
 
-    def __init__(self, config: RunConfig, address: str = "tcp://127.0.0.1:0", sinks: Iterable[Sink] = ()) -> None:
-        self.coordinator = Coordinator(config, "local")
+    `validation` is what zeno judges by (server/private.py).
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        address: str = "tcp://127.0.0.1:0",
+        sinks: Iterable[Sink] = (),
+        validation: Validation | None = None,
+    ) -> None:
+        self.coordinator = Coordinator(config, "local", Private(secrets.randbits(62), validation))
         self._service = Service(self.coordinator, listen(address), sinks)
         self.address = self._service.address
         self._why = ""

@@ -1,10 +1,12 @@
-"""Small requests: Beat, Lease, Share, Fetch, Load, Status."""
+"""Small requests: Beat, Lease, Share, Fetch, Load, Status, Pardon."""
 
 from __future__ import annotations
 
-from lightning_async.errors import PayloadError
+import hmac
+
+from lightning_async.errors import ConfigError, PayloadError
 from lightning_async.scheduling import Stream
-from lightning_async.server import report
+from lightning_async.server import report, standing
 from lightning_async.server.admission import Refusal
 from lightning_async.server.members import Member
 from lightning_async.server.run import Run
@@ -80,3 +82,16 @@ def load(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m.
 
 def status(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m.Report:
     return m.Report(state=report.state(run, run.now))
+
+
+def pardon(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m.Ack | Refusal:
+    pardon = envelope.message
+    assert isinstance(pardon, m.Pardon)
+    token = run.rules.private.token
+    if not token or not hmac.compare_digest(token.encode(), pardon.token.encode()):
+        return Refusal(Reason.ROLE, "only the server's owner may pardon, with the token in its state_dir")
+    try:
+        standing.pardon(run, pardon.worker)
+    except ConfigError as error:
+        return Refusal(Reason.PROTOCOL, str(error))
+    return run.ack()

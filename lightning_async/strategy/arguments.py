@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeAlias
 
-from lightning_async.aggregation import AGGREGATORS, PREPROCESSING, aggregator
+from lightning_async.aggregation import AGGREGATORS, FILTERS, PREPROCESSING, rule
 from lightning_async.codecs import CODECS, codec, upload_codec
 from lightning_async.config import RunConfig
 from lightning_async.errors import ConfigError
@@ -25,7 +25,7 @@ Member: TypeAlias = Any
 FAMILIES: dict[str, tuple[Mapping[str, Callable[..., Any]], Callable[[Any], Any]]] = {
     "compression": (CODECS, upload_codec),
     "download_compression": (CODECS, codec),
-    "aggregation": ({**AGGREGATORS, **PREPROCESSING}, aggregator),
+    "aggregation": ({**AGGREGATORS, **FILTERS, **PREPROCESSING}, rule),
     "outer": (OUTERS, outer),
     "staleness": (POLICIES, policy),
     "weight": (WEIGHTS, weight),
@@ -34,9 +34,10 @@ FAMILIES: dict[str, tuple[Mapping[str, Callable[..., Any]], Callable[[Any], Any]
 
 @dataclass(frozen=True)
 class Given:
-    """What the user gave: run configuration by name, canonical, without what was left out."""
+    """What the user gave: run configuration by name, canonical, without what was left out; and what stays private."""
 
     values: dict[str, Any]
+    validation: str | None = None
 
     def config(self, workers: int) -> RunConfig:
         """The configuration of an embedded server for `workers` local workers."""
@@ -51,13 +52,26 @@ class Given:
         return {name: repr(value) for name, value in self.values.items()}
 
 
-def given(**values: Any) -> Given:
+def given(validation: str | Callable[..., Any] | None = None, **values: Any) -> Given:
     """Read the strategy's arguments; None is "not given". Raises ConfigError."""
     known = {field.name for field in fields(RunConfig)}
     kept = {name: canonical(name, value) for name, value in values.items() if value is not None}
-    result = Given({name: value for name, value in kept.items() if name in known})
+    result = Given({name: value for name, value in kept.items() if name in known}, import_path(validation))
     result.config(workers=1)  # says at once what cannot be
     return result
+
+
+def import_path(function: str | Callable[..., Any] | None) -> str | None:
+    """ "module:function" of a function that a process of its own, the embedded server, can import."""
+    if function is None or isinstance(function, str):
+        return function
+    module, name = getattr(function, "__module__", ""), getattr(function, "__qualname__", "")
+    if module in ("", "__main__") or not name.replace(".", "_").isidentifier():
+        raise ConfigError(
+            f"validation: got {function!r}, which the server's own process cannot import; define it at the top of a "
+            'module, and give it or "module:function"'
+        )
+    return f"{module}:{name}"
 
 
 def canonical(name: str, value: Member) -> Any:

@@ -52,10 +52,11 @@ class EmbeddedServer:
         address: str = LOCAL,
         run: str = "embedded",
         public: bool = False,
+        validation: str | None = None,
         timeout_s: float = START_S,
     ) -> EmbeddedServer:
         """A server that listens; raises as `wait_until_ready`."""
-        server = cls.begin(config, state_dir, events, address, run, public)
+        server = cls.begin(config, state_dir, events, address, run, public, validation)
         server.wait_until_ready(timeout_s)
         return server
 
@@ -68,6 +69,7 @@ class EmbeddedServer:
         address: str = LOCAL,
         run: str = "embedded",
         public: bool = False,
+        validation: str | None = None,
     ) -> EmbeddedServer:
         """A server that will listen soon; it imports torch first, which takes seconds."""
         order = {
@@ -77,6 +79,7 @@ class EmbeddedServer:
             "events": None if events is None else str(events),
             "run": run,
             "public": public,
+            "validation": validation,
         }
         server = cls._spawn()
         server._quit_s = QUIT_S if state_dir is None else SAVE_S

@@ -18,10 +18,11 @@ from typing import Any, Literal
 
 import torch
 
-from lightning_async.aggregation import Aggregator
+from lightning_async.aggregation import Aggregator, Filter
 from lightning_async.codecs import Codec
 from lightning_async.errors import ConfigError
 from lightning_async.outer import Outer
+from lightning_async.server.private import Validation
 from lightning_async.staleness import Policy, Weight
 from lightning_async.strategy import launch
 from lightning_async.strategy.arguments import given
@@ -55,11 +56,10 @@ class AsyncWANHooks(CheckpointHooks):
         quarantine_below: exclude for a time a worker whose reputation (0 to 1) falls below this; needs a robust rule.
         total_steps: end the run for everybody when the accepted updates hold this many local optimizer steps.
         state_dir: folder where an embedded server keeps its state, to be resumed by the next run.
-        data: "shared" gives each worker its own samples of a data set that all have; "own" leaves the loaders alone, as
-            `Trainer(use_distributed_sampler=False)` does.
+        validation: of an embedded server, for zeno: a function of a module, or "module:function" (server/private.py).
+        data: "shared" gives each worker its own samples of data that all have; "own" leaves the loaders as they are.
         name: of this worker in status and logs; by default host, rank and a random part.
-        attack: for experiments only, what this worker does to its updates, e.g. "sign_flip(k=10.0)"; refused unless the
-            environment variable LIGHTNING_ASYNC_EXPERIMENT is 1.
+        attack: for experiments (LIGHTNING_ASYNC_EXPERIMENT=1), what becomes of its updates: "sign_flip(k=10.0)".
         accelerator: as for every Lightning strategy, and so are the rest.
     """
 
@@ -73,7 +73,7 @@ class AsyncWANHooks(CheckpointHooks):
         local_steps: int | None = None,
         compression: str | dict[str, Any] | Codec | None = None,
         download_compression: str | dict[str, Any] | Codec | None = None,
-        aggregation: str | dict[str, Any] | Aggregator | None = None,
+        aggregation: str | dict[str, Any] | Aggregator | Filter | None = None,
         outer: str | dict[str, Any] | Outer | None = None,
         staleness: int | str | dict[str, Any] | Policy | None = None,
         weight: str | dict[str, Any] | Weight | None = None,
@@ -81,6 +81,7 @@ class AsyncWANHooks(CheckpointHooks):
         quarantine_below: float | None = None,
         total_steps: int | None = None,
         state_dir: str | None = None,
+        validation: str | Validation | None = None,
         data: Literal["shared", "own"] = "shared",
         name: str | None = None,
         attack: str | None = None,
@@ -103,6 +104,7 @@ class AsyncWANHooks(CheckpointHooks):
             quorum=quorum,
             quarantine_below=quarantine_below,
             total_steps=total_steps,
+            validation=validation,
         )
         self.server, self._state_dir, self._data, self._name = server, state_dir, data, name or ""
         if data not in ("shared", "own"):

@@ -69,7 +69,9 @@ class Session:
         """Start the embedded server, if it is ours to start; it comes up while data and model are being prepared."""
         if self._place.embedded:
             config = self._given.config(self._place.size)
-            self._server = EmbeddedServer.begin(config, self._state_dir, address=self._place.address)
+            self._server = EmbeddedServer.begin(
+                config, self._state_dir, address=self._place.address, validation=self._given.validation
+            )
 
     def _give_up(self) -> bool:
         """Asked in every wait; also raises what `check_server` raises."""

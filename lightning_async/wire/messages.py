@@ -140,6 +140,14 @@ class Status:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pardon:
+    """The server's owner ends a worker's quarantine; needs no join."""
+
+    worker: str
+    token: str  # from the owner's file in the server's state_dir
+
+
+@dataclass(frozen=True, kw_only=True)
 class Welcome:
     """You are in."""
 
@@ -221,16 +229,16 @@ class Report:
 
 @dataclass(frozen=True, kw_only=True)
 class Ack:
-    """Answer to Init, Load, Beat and Leave."""
+    """Answer to Init, Load, Beat, Leave and Pardon."""
 
     version: int
     live: int = 0  # workers that are there now
     stop: bool = False
 
 
-Request = Hello | Init | Push | Pull | Beat | Leave | Lease | Share | Fetch | Load | Status
+Request = Hello | Init | Push | Pull | Beat | Leave | Lease | Share | Fetch | Load | Status | Pardon
 Reply = Welcome | Refused | Receipt | Params | Ranges | Shared | Moments | Report | Ack
 Message = Request | Reply
 
-REQUESTS: tuple[type, ...] = (Hello, Init, Push, Pull, Beat, Leave, Lease, Share, Fetch, Load, Status)
+REQUESTS: tuple[type, ...] = (Hello, Init, Push, Pull, Beat, Leave, Lease, Share, Fetch, Load, Status, Pardon)
 REPLIES: tuple[type, ...] = (Welcome, Refused, Receipt, Params, Ranges, Shared, Moments, Report, Ack)

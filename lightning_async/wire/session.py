@@ -21,6 +21,7 @@ from lightning_async.wire.messages import (
     Message,
     Moments,
     Params,
+    Pardon,
     Pull,
     Push,
     Ranges,
@@ -51,16 +52,21 @@ def _stay(state: State, *requests: type) -> dict[type, State]:
 
 
 _EXIT: Mapping[type, State] = {Hello: State.JOINED, Leave: State.GONE}
+_ANYBODY = (Status, Pardon)
 
 # (state, request) -> state after the request was done. Hello leads to the state that `welcomed` reads from its reply.
 TRANSITIONS: Mapping[State, Mapping[type, State]] = {
-    State.NEW: {Hello: State.JOINED, **_stay(State.NEW, Status)},
-    State.JOINED: {**_EXIT, **_stay(State.JOINED, Pull, Beat, Lease, Share, Status)},
-    State.INITIALISING: {**_EXIT, Init: State.READY, **_stay(State.INITIALISING, Pull, Beat, Lease, Share, Status)},
+    State.NEW: {Hello: State.JOINED, **_stay(State.NEW, *_ANYBODY)},
+    State.JOINED: {**_EXIT, **_stay(State.JOINED, Pull, Beat, Lease, Share, *_ANYBODY)},
+    State.INITIALISING: {
+        **_EXIT,
+        Init: State.READY,
+        **_stay(State.INITIALISING, Pull, Beat, Lease, Share, *_ANYBODY),
+    },
     # Init stays allowed in READY: its Ack may have been lost, and then it is asked again.
-    State.READY: {**_EXIT, **_stay(State.READY, Init, Push, Pull, Beat, Lease, Share, Fetch, Load, Status)},
-    State.OBSERVER: {**_EXIT, **_stay(State.OBSERVER, Pull, Beat, Share, Fetch, Status)},
-    State.GONE: {**_EXIT, **_stay(State.GONE, Status)},
+    State.READY: {**_EXIT, **_stay(State.READY, Init, Push, Pull, Beat, Lease, Share, Fetch, Load, *_ANYBODY)},
+    State.OBSERVER: {**_EXIT, **_stay(State.OBSERVER, Pull, Beat, Share, Fetch, *_ANYBODY)},
+    State.GONE: {**_EXIT, **_stay(State.GONE, *_ANYBODY)},
 }
 
 # Why a request that its state does not list is refused.
@@ -89,6 +95,7 @@ REPLY: Mapping[type, type] = {
     Fetch: Moments,
     Load: Ack,
     Status: Report,
+    Pardon: Ack,
 }
 
 

@@ -14,6 +14,7 @@ from lightning_async.config import RunConfig
 from lightning_async.layout import read_manifest
 from lightning_async.server import Coordinator
 from lightning_async.server.actions import Action, Emit, Event, Gone, Received, Send, Tick
+from lightning_async.server.private import NOTHING, Private
 from lightning_async.telemetry import events
 from lightning_async.wire import messages as m
 from lightning_async.wire.frames import Envelope, Frame
@@ -41,8 +42,8 @@ def floats(frame: Frame) -> Tensor:
 class Room:
     """One run and its time. `say` returns the answer to what was said; everything else lands in `mail` and `seen`."""
 
-    def __init__(self, **config: Any) -> None:
-        self.coordinator = Coordinator(RunConfig(**config), "test")
+    def __init__(self, private: Private = NOTHING, **config: Any) -> None:
+        self.coordinator = Coordinator(RunConfig(**config), "test", private)
         self.run = self.coordinator.run
         self.now = 100.0
         self.mail: dict[bytes, list[Envelope]] = {}

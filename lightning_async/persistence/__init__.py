@@ -1,5 +1,8 @@
-"""What survives the process: snapshots of a run on disk."""
+"""What survives the process: the journal of a run, and snapshots of it, on disk."""
 
-from lightning_async.persistence.snapshot import Snapshot, SnapshotError, newest, write
+from lightning_async.persistence.commits import Commits
+from lightning_async.persistence.journal import Journal, JournalError, Record, open_journal
+from lightning_async.persistence.snapshot import Snapshot, SnapshotError, journal_needed_after, newest, write
 
-__all__ = ["Snapshot", "SnapshotError", "newest", "write"]
+__all__ = ["Commits", "Journal", "JournalError", "Record", "Snapshot", "SnapshotError"]
+__all__ += ["journal_needed_after", "newest", "open_journal", "write"]

@@ -4,7 +4,8 @@ Each holds tensors.safetensors and manifest.json: a record of plain values, and 
 aside under a name that nobody reads, forced to the disk, and only then renamed; so a crash at any moment leaves the one
 before it untouched. The newest two are kept: when a disk has damaged the last, the one before it is read.
 
-What a run did after its last snapshot is lost when its server is killed.
+What a run did after its newest snapshot stands in its journal, and is kept there for as long as the oldest snapshot
+needs it.
 """
 
 from __future__ import annotations
@@ -12,12 +13,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
-import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lightning_async.errors import CallerError
+from lightning_async.persistence.files import force
 
 FORMAT = 1
 KEPT = 2
@@ -48,23 +48,47 @@ class Snapshot:
     tensors: Mapping[str, Tensor]
 
 
-def write(folder: Path, snapshot: Snapshot) -> Path:
-    """Store `snapshot` as the newest in `folder`; afterwards it survives a crash of the machine. Raises OSError."""
+def write(folder: Path, snapshot: Snapshot, kept: int = KEPT, at: Callable[[str], None] = lambda point: None) -> Path:
+    """Store `snapshot` as the newest in `folder`, which keeps `kept`; afterwards it survives a crash of the machine.
+
+    `at` is told how far it is, for tests that end the process there. Raises OSError.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     number = max(_all(folder), default=0) + 1
     aside, place = folder / f"{number:08d}.partial", folder / f"snapshot-{number:08d}"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
+    at("snapshot.begun")
     save_file(dict(snapshot.tensors), aside / TENSORS)
-    _force(aside / TENSORS)
+    force(aside / TENSORS)
+    at("snapshot.tensors")
     (aside / MANIFEST).write_text(_manifest(aside / TENSORS, snapshot.record), encoding="utf-8")
-    _force(aside / MANIFEST)
-    _force(aside)
+    force(aside / MANIFEST)
+    force(aside)
+    at("snapshot.manifest")
     aside.rename(place)
-    _force(folder)
-    for old in sorted(_all(folder))[:-KEPT]:
+    force(folder)
+    at("snapshot.renamed")
+    for old in sorted(_all(folder))[:-kept]:
         shutil.rmtree(folder / f"snapshot-{old:08d}", ignore_errors=True)
+    at("snapshot.cleaned")
     return place
+
+
+def journal_needed_after(folder: Path) -> int:
+    """The number of the last record that is in every snapshot here: a journal may forget the ones up to it. 0: none.
+
+    A damaged snapshot needs nothing, since it is never read.
+    """
+    numbers = [_journal_number(folder / f"snapshot-{number:08d}") for number in _all(folder)]
+    return min((number for number in numbers if number is not None), default=0)
+
+
+def _journal_number(path: Path) -> int | None:
+    try:
+        return int(json.loads((path / MANIFEST).read_text(encoding="utf-8"))["record"].get("journal", 0))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def newest(folder: Path) -> Snapshot | None:
@@ -82,7 +106,7 @@ def newest(folder: Path) -> Snapshot | None:
             continue
         if problems:
             log.warning(
-                "%s; going on from %s, written %s: what was accepted after that is lost",
+                "%s; going on from %s, written %s, and what the journal has after it",
                 "; ".join(problems),
                 path.name,
                 time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when)),
@@ -132,14 +156,3 @@ def _sha256(path: Path) -> str:
         while piece := file.read(PIECE_BYTES):
             digest.update(piece)
     return digest.hexdigest()
-
-
-def _force(path: Path) -> None:
-    """What was written to `path`, a file or a folder, is on the disk afterwards."""
-    if path.is_dir() and sys.platform == "win32":
-        return  # a folder cannot be opened there, and its entries are journalled
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

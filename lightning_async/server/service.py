@@ -16,6 +16,7 @@ from concurrent.futures import Future
 from lightning_async.server.actions import Action, Emit, Event, Gone, Limit, Received, Send, Stop, Tick
 from lightning_async.server.coordinator import Coordinator
 from lightning_async.server.keeper import Keeper
+from lightning_async.server.recorder import Recorder
 from lightning_async.telemetry import Sink, events
 from lightning_async.transport.base import Listener
 from lightning_async.wire.frames import Envelope, FrameError, VersionError, pack, unpack
@@ -36,6 +37,7 @@ class Service:
         sinks: told every event.
         clock: seconds, monotonic.
         keeper: looks at the run after every tick, and once more at the end.
+        recorder: of the coordinator's events; nobody is told of one that is not durable.
     """
 
     def __init__(
@@ -45,9 +47,15 @@ class Service:
         sinks: Iterable[Sink] = (),
         clock: Callable[[], float] = time.monotonic,
         keeper: Keeper | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self.coordinator, self._listener, self._sinks, self._clock = coordinator, listener, tuple(sinks), clock
-        self._keeper = keeper
+        self._keeper, self._recorder = keeper, recorder
+        self._brain: Coordinator | Recorder = coordinator if recorder is None else recorder
+        self._held: deque[tuple[int, Sequence[Action]]] = deque()  # actions, and the record they have to wait for
+        if recorder is not None:
+            recorder.commits.told = self.wake
+        self._paused_s = 0.0  # while the journal took nothing: no time at all for the coordinator
         self._next_tick = 0.0
         self._stopped = False
         self._pardons: deque[tuple[str, Future[None]]] = deque()
@@ -67,7 +75,8 @@ class Service:
         """
         while not (why := go_on()) and not self._stopped:
             self.turn()
-        self._perform(self.coordinator.stop(why or "stopped", self._clock()))
+        self._perform(self._brain.stop(why or "stopped", self._now()))
+        self._settle()
         deadline = self._clock() + GOODBYE_S
         while self.coordinator.run.members.workers() and self._clock() < deadline:
             self.turn()
@@ -76,6 +85,10 @@ class Service:
 
     def turn(self) -> None:
         """One message or one tick, whichever comes first; blocks for TICK_S at most."""
+        self._release()
+        if self._recorder is not None and not self._recorder.has_room:
+            self._pause(self._recorder)
+            return
         while self._pardons:
             self._pardon(*self._pardons.popleft())
         got = self._listener.receive(max(0.0, min(TICK_S, self._next_tick - self._clock())))
@@ -97,10 +110,14 @@ class Service:
         self._listener.wake()
 
     def close(self) -> None:
-        """Free the port, let the keeper finish, free the sinks. Idempotent."""
+        """Let journal and keeper finish, free the port and the sinks. Idempotent."""
+        self._settle()
         self._listener.close()
+        self._held.clear()
         if self._keeper is not None:
             self._keeper.close(self.coordinator.run)
+        if self._recorder is not None:
+            self._recorder.close()
         for sink in self._sinks:
             sink.close()
 
@@ -118,7 +135,7 @@ class Service:
 
     def _pardon(self, worker: str, asked: Future[None]) -> None:
         try:
-            self._perform(self.coordinator.pardon(worker, self._clock()))
+            self._perform(self._brain.pardon(worker, self._now()))
             asked.set_result(None)
         except Exception as error:
             asked.set_exception(error)
@@ -146,10 +163,25 @@ class Service:
             self._answer(peer, error.request, reason, str(error))
 
     def _answer(self, peer: bytes, request: int, reason: Reason, detail: str) -> None:
-        self._listener.send(peer, pack(Envelope(request, Refused(reason=reason.value, detail=detail))))
+        self._perform([Send(peer, Envelope(request, Refused(reason=reason.value, detail=detail)))])
 
     def _handle(self, event: Event) -> None:
-        self._perform(self.coordinator.handle(event, self._clock()))
+        self._perform(self._brain.handle(event, self._now()))
+
+    def _settle(self) -> None:
+        """Give the journal the time to write what it can, and do what has waited for it."""
+        if self._recorder is not None:
+            self._recorder.settle()
+        self._release()
+
+    def _now(self) -> float:
+        return self._clock() - self._paused_s
+
+    def _pause(self, recorder: Recorder) -> None:
+        """Wait a little for a journal that has more than enough to write, or cannot."""
+        began = self._clock()
+        recorder.wait(TICK_S)
+        self._paused_s += max(0.0, self._clock() - began)
 
     def _tell(self, event: events.Event) -> None:
         """A sink that cannot write (a full disk) is dropped with an error in the log; the run goes on without it."""
@@ -161,6 +193,15 @@ class Service:
                 self._sinks = tuple(other for other in self._sinks if other is not sink)
 
     def _perform(self, actions: Sequence[Action]) -> None:
+        """Do it, once everything is durable that it may tell of; in order."""
+        self._held.append((0 if self._recorder is None else self._recorder.submitted, actions))
+        self._release()
+
+    def _release(self) -> None:
+        while self._held and (self._recorder is None or self._held[0][0] <= self._recorder.durable):
+            self._do(self._held.popleft()[1])
+
+    def _do(self, actions: Sequence[Action]) -> None:
         for action in actions:
             match action:
                 case Send(peer, envelope, sums):

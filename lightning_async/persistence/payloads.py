@@ -1,0 +1,108 @@
+"""The payloads of a journal: files `payload-<first record>.bin` that are appended to, and unlinked when pruned.
+
+Nothing here knows what is committed: the journal's rows say where a payload stands, and whatever lies behind the last
+of them is cut off. `sync` comes before the commit of the rows, so a row never names bytes that a crash can take away.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+
+from lightning_async.persistence.files import force, force_data
+from lightning_async.wire.frames import Frame
+
+SEGMENT_BYTES = 2**28  # a file is followed by the next one once it is this long
+_NAME = re.compile(r"payload-([0-9]+)\.bin")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A position in the file that begins with record number `segment`; segment 0 is none."""
+
+    segment: int = 0
+    start: int = 0
+
+
+class Payloads:
+    """The payload files of one folder. `end` is where the next payload goes."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._file: FileIO | None = None
+        self._dirty = False
+        self.end = Place()
+
+    def write(self, number: int, frames: Sequence[Frame]) -> Place:
+        """Append the frames of record `number`; where they begin. Raises OSError."""
+        if self._file is None or self.end.start >= SEGMENT_BYTES:
+            self._begin(number)
+        assert self._file is not None
+        place, size = self.end, sum(map(len, frames))
+        self._dirty = True
+        for frame in frames:
+            view = memoryview(frame)
+            while len(view):
+                view = view[self._file.write(view) :]
+        self.end = Place(place.segment, place.start + size)
+        return place
+
+    def sync(self) -> None:
+        """What was written is on the disk afterwards. Raises OSError."""
+        if self._dirty and self._file is not None:
+            force_data(self._file.fileno())
+        self._dirty = False
+
+    def back_to(self, place: Place) -> int:
+        """Cut off what lies behind `place`; how many bytes that were. Raises OSError."""
+        self.close()
+        lost = 0
+        for segment in self._segments():
+            path, keep = self._path(segment), place.start if segment == place.segment else None
+            if segment < place.segment:
+                continue
+            size = path.stat().st_size
+            lost += max(0, size - (keep or 0))
+            if keep is None:
+                path.unlink()
+            else:
+                self._file = FileIO(path, "r+")
+                self._file.truncate(min(size, keep))
+                self._file.seek(keep)
+        self.end = place
+        return lost
+
+    def read(self, place: Place, size: int) -> bytes:
+        """`size` bytes at `place`; fewer where the file ends. Raises OSError."""
+        with FileIO(self._path(place.segment)) as file:
+            file.seek(place.start)
+            return file.read(size)
+
+    def forget_before(self, number: int) -> None:
+        """Unlink the files that hold only records below `number`."""
+        for segment, following in itertools.pairwise(self._segments()):
+            if following <= number:
+                self._path(segment).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._file is not None:
+            self._file.close()
+        self._file, self._dirty = None, False
+
+    def _begin(self, number: int) -> None:
+        self.sync()
+        self.close()
+        self._file = FileIO(self._path(number), "w+")
+        self.end = Place(number, 0)
+        force(self._folder)
+
+    def _segments(self) -> list[int]:
+        return sorted(int(match[1]) for path in self._folder.iterdir() if (match := _NAME.fullmatch(path.name)))
+
+    def _path(self, segment: int) -> Path:
+        return self._folder / f"payload-{segment:012d}.bin"

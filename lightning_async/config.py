@@ -14,6 +14,7 @@ from typing import Any, Literal
 from lightning_async.errors import ConfigError
 
 Submit = Literal["update", "gradient"]
+ROUNDS_IN_ONE = 20  # an update holds its own round, and refused ones whose progress goes with it
 SPECS = ("compression", "download_compression", "aggregation", "outer", "staleness", "weight")
 
 
@@ -90,6 +91,11 @@ class RunConfig:
         _require(0 < self.beat_s < self.patience_s < math.inf, "patience_s", self.patience_s, more)
         if self.submit == "gradient" and self.local_steps != 1:
             raise ConfigError(f'submit="gradient" sends every step: got local_steps={self.local_steps}, expected 1')
+
+    @property
+    def most_steps(self) -> int:
+        """Local optimizer steps that one update may claim: more than an honest worker's round explains end no run."""
+        return ROUNDS_IN_ONE * self.local_steps
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values only: what Welcome carries and a snapshot stores."""

@@ -26,7 +26,6 @@ from lightning_async.wire.frames import Frame
 from lightning_async.wire.messages import Push, Reason
 
 CLAIM_FACTOR = 16  # samples count for at most this many times the median of the live workers
-MOST_STEPS = 10**6
 NORM_FACTOR = 1000.0  # an update this many times longer than the median of the last ones is refused
 
 
@@ -54,7 +53,10 @@ def check_place(push: Push, member: Member, version: int, policy: Policy, digest
 
 def check_claims(push: Push, config: RunConfig, groups: int, tensors: int) -> Refusal | None:
     """Whether the small numbers of a push are in range and belong to this kind of run."""
-    if not (push.samples >= 1 and 1 <= push.steps <= MOST_STEPS and 0 <= push.group < groups):
+    if push.steps > config.most_steps:
+        text = f"{push.steps} steps in one update; rounds of {config.local_steps} explain {config.most_steps} at most"
+        return Refusal(Reason.LIMIT, text)
+    if not (push.samples >= 1 and push.steps >= 1 and 0 <= push.group < groups):
         claim = f"samples={push.samples}, steps={push.steps}, group={push.group}"
         return Refusal(Reason.PROTOCOL, f"got {claim}; expected samples >= 1, steps >= 1, group < {groups}")
     present = push.present

@@ -39,7 +39,8 @@ REFUSALS: dict[Reason, Callable[[Room], Any]] = {
     Reason.FUTURE: lambda room: bad(room, GOOD, base=room.run.version + 1),
     Reason.STALE: lambda room: bad(room, GOOD, base=room.run.version - 4),
     Reason.SEQUENCE: lambda room: bad(room, GOOD, seq=0),
-    Reason.PROTOCOL: lambda room: bad(room, GOOD, steps=10**9),
+    Reason.PROTOCOL: lambda room: bad(room, GOOD, steps=0),
+    Reason.LIMIT: lambda room: bad(room, GOOD, steps=20 * 16 + 1),
     Reason.CONFIG: lambda room: bad(room, GOOD, present=[0]),
     Reason.LENGTH: lambda room: bad(room, (b"\0" * 10_000, b"")),
     Reason.PAYLOAD: lambda room: bad(room, (b"\0" * 20, b"")),
@@ -99,7 +100,7 @@ def test_a_quarantined_worker_is_refused_before_its_bytes_are_read(monkeypatch: 
 def test_every_reason_for_which_an_update_is_refused_is_here() -> None:
     """The rest are for requests of other kinds, or answered before an update is looked at."""
     other = {
-        Reason.NAME, Reason.STRANGER, Reason.UNREADY, Reason.VERSION, Reason.LIMIT, Reason.DATASET, Reason.ROLE,
+        Reason.NAME, Reason.STRANGER, Reason.UNREADY, Reason.VERSION, Reason.DATASET, Reason.ROLE,
         Reason.INTERNAL, Reason.STOPPING, Reason.QUARANTINED,
     }  # fmt: skip
     assert set(REFUSALS) | other == set(Reason)

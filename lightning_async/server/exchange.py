@@ -19,7 +19,7 @@ from lightning_async.telemetry import events
 from lightning_async.wire import messages as m
 from lightning_async.wire.frames import MAX_HEADER_BYTES, Envelope, Frame
 from lightning_async.wire.messages import Reason
-from lightning_async.wire.session import State
+from lightning_async.wire.session import STARTED
 
 
 def init(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m.Ack | Refusal:
@@ -62,7 +62,7 @@ def start_members(run: Run) -> None:
                 run.send(w.peer, w.id, refused)
             depart(run, other, "another model")
         else:
-            other.state = State.READY
+            other.state = STARTED[other.state]
     answer_pulls(run)
 
 

@@ -13,7 +13,7 @@ from lightning_async.telemetry import events
 from lightning_async.wire import messages as m
 from lightning_async.wire.frames import Envelope
 from lightning_async.wire.messages import Reason
-from lightning_async.wire.session import State
+from lightning_async.wire.session import welcomed
 
 INIT_PATIENCE_S = 10.0  # how long the run waits for a rank 0 before it asks anybody for the first parameters
 MOST_MEMBERS = 10_000
@@ -32,9 +32,8 @@ def hello(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m
     entered = run.members.enter(hello, peer, run.now)
     entered.layout = layout if run.layout is None else None
     asked = asks_for_parameters(run, entered)
-    entered.state = state_of(run, entered, asked)
     run.emit(events.Joined(time_s=run.now, worker=entered.name, again=again))
-    return m.Welcome(
+    welcome = m.Welcome(
         run=run.name,
         version=run.version,
         last_seq=entered.last_seq,
@@ -43,6 +42,8 @@ def hello(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m
         workers=max(run.config.workers, len(run.members.workers())),
         beat_s=run.config.beat_s,
     )
+    entered.state = welcomed(hello, welcome)
+    return welcome
 
 
 def admit(run: Run, hello: m.Hello) -> Layout | Refusal | None:
@@ -74,14 +75,6 @@ def read_layout(run: Run, hello: m.Hello) -> Layout | Refusal:
     if run.layout is not None and (text := difference(run.layout, layout)):
         return Refusal(Reason.LAYOUT, f"worker {hello.worker!r}: {text}. Start both from the same model code")
     return layout if hello.digest == layout.digest else Refusal(Reason.LAYOUT, "digest and tensors do not agree")
-
-
-def state_of(run: Run, member: Member, asked: bool) -> State:
-    if member.role == "observer":
-        return State.OBSERVER
-    if run.version >= 0:
-        return State.READY
-    return State.INITIALISING if asked else State.JOINED
 
 
 def asks_for_parameters(run: Run, member: Member) -> bool:

@@ -133,7 +133,7 @@ class Members:
             self._by_name[hello.worker] = member
         self._by_peer.pop(member.peer, None)
         if not member.alive:
-            member.joined_at = now
+            member.joined_at, member.state = now, State.JOINED
         if member.instance != hello.instance:
             member.receipts.clear()
         member.instance, member.role, member.group, member.rank = hello.instance, hello.role, hello.group, hello.rank

@@ -12,26 +12,23 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
 
 from lightning_async.codecs import bind, codec
 from lightning_async.errors import AsyncWANError, CallerError, NetworkError, RefusedError
 from lightning_async.layout import Layout
 from lightning_async.transport.base import Frame, Traffic
-from lightning_async.wire.messages import Ack, Pull, Reason, Receipt, Refused, Reply, Request, Welcome
+from lightning_async.wire.messages import Ack, Pull, Reason, Reply, Request, Welcome
 from lightning_async.worker.downloading import Downloads
 from lightning_async.worker.link import Link
-from lightning_async.worker.parcels import Forgotten, Outcome, Ticket, Update
+from lightning_async.worker.parcels import Forgotten, Outcome, Ticket, Update, receipt_in
 from lightning_async.worker.replica import Arrival
 from lightning_async.worker.uploading import Uploads
+from lightning_async.worker.world import REAL, World
 
-SLICE_S = 0.2  # the longest the main thread blocks without looking up
-PUMP_S = 0.1
 GOODBYE_S = 1.0
 log = logging.getLogger(__name__)
 
@@ -42,12 +39,17 @@ class Courier:
     Args:
         link: makes the link in the courier's thread, given what to call on a Welcome and on a Beat's answer.
         layout: of what is shared; an observer's has no tensors.
+        world: whose clock is read and whose runner calls `turn`.
     """
 
     def __init__(
-        self, link: Callable[[Callable[[Welcome], None], Callable[[Ack], None]], Link], layout: Layout
+        self,
+        link: Callable[[Callable[[Welcome], None], Callable[[Ack], None]], Link],
+        layout: Layout,
+        world: World = REAL,
     ) -> None:
-        self._make_link, self._layout = link, layout
+        self._make_link, self._layout, self._clock, self._runner = link, layout, world.clock, world.runner()
+        self._notify = self._runner.changed
         self.welcome: Welcome | None = None
         self._acknowledged = 0
         self._jobs: deque[Callable[[], None]] = deque()
@@ -56,20 +58,18 @@ class Courier:
         self._error: BaseException | None = None
         self._closing = ""
         self._goodbye_s = GOODBYE_S
-        self._ended = threading.Event()
-        self._changed = threading.Condition()
+        self._ended, self._lock = False, threading.Lock()
         self._uploads: Uploads | None = None
         self._waited_s = self._waited_before_s = 0.0  # by the main thread; until the last exchange
         self._link: Link | None = None
-        self._downloads = Downloads(layout, self._pull, lambda: self._require_link().bytes_per_s.value)
+        self._downloads = Downloads(layout, self._pull, lambda: self._require_link().bytes_per_s.value, world.clock)
         self._traffic = Traffic()
-        self._thread = threading.Thread(target=self._run, name="lightning-async-courier", daemon=True)
 
     # What follows, down to `close`, is called by the main thread.
 
     def start(self) -> None:
         """Begin to dial."""
-        self._thread.start()
+        self._runner.start(self.turn, self._due_at)
 
     @property
     def idle(self) -> bool:
@@ -94,27 +94,25 @@ class Courier:
     def wait(self, ready: Callable[[], bool], give_up: Callable[[], bool], timeout_s: float = 1e9) -> bool:
         """Wait until `ready()`; False when `give_up()` or the time is over first.
 
-        Looks up every SLICE_S, so that signal handlers run. Raises what went wrong in the background, and NetworkError
-        after `close`.
+        Raises what went wrong in the background, and NetworkError after `close`.
         """
-        began = time.monotonic()
+        began = self._clock()
         try:
             return self._wait(ready, give_up, began + timeout_s)
         finally:
-            self._waited_s += time.monotonic() - began
+            self._waited_s += self._clock() - began
 
     def _wait(self, ready: Callable[[], bool], give_up: Callable[[], bool], deadline: float) -> bool:
         while True:
             self.check()
             if ready():
                 return True
-            if self._ended.is_set():
+            if self._ended:
                 raise NetworkError("this worker has left the run, so nobody answers any more")
-            if give_up() or time.monotonic() >= deadline:
+            left = deadline - self._clock()
+            if give_up() or left <= 0:
                 return False
-            with self._changed:
-                if not ready():
-                    self._changed.wait(SLICE_S)
+            self._runner.pause(ready, left)
 
     def ask(self, message: Request, payload: tuple[Frame, ...] = ()) -> Ticket:
         """Send a small request; its ticket is done when the answer is there."""
@@ -160,13 +158,11 @@ class Courier:
 
         Raises NetworkError if the thread does not end.
         """
-        if not self._closing and self._thread.ident is not None:
+        if not self._closing and self._runner.started:
             self._goodbye_s, self._closing = goodbye_s, why or "closed"
             self._post(lambda: None)
-        if self._thread.ident is not None:
-            self._thread.join(goodbye_s + 8.0)
-            if self._thread.is_alive():
-                raise NetworkError("the courier's thread did not end; please report this with a stack dump")
+        if self._runner.started and not self._runner.join(goodbye_s + 8.0):
+            raise NetworkError("the courier's thread did not end; please report this with a stack dump")
 
     def _post(self, job: Callable[[], None]) -> None:
         self._jobs.append(job)
@@ -176,33 +172,45 @@ class Courier:
 
     # From here on everything runs in the courier's thread.
 
-    def _run(self) -> None:
-        try:
+    def turn(self, longest_block_s: float) -> bool:
+        """What is to be done now: jobs, questions, messages. False once this courier has hung up, closed or broken."""
+        if not self._closing and self._error is None:
+            try:
+                self._work(longest_block_s)
+                return True
+            except BaseException as error:
+                if not isinstance(error, AsyncWANError):
+                    log.exception("the courier failed")
+                self._error = error
+        self._hang_up()
+        return False
+
+    def _due_at(self) -> float:
+        link = self._link
+        return self._clock() if link is None else min(link.due_at, self._downloads.due_at)
+
+    def _work(self, longest_block_s: float) -> None:
+        if self._link is None:
             self._link = self._make_link(self._on_welcome, self._on_ack)
-            while not self._closing:
-                while self._jobs:
-                    self._jobs.popleft()()
-                self._downloads.tick()
-                self._link.pump(0.0 if self._jobs else PUMP_S)
-                self._traffic = self._link.traffic()
-        except BaseException as error:
-            if not isinstance(error, AsyncWANError):
-                log.exception("the courier failed")
-            self._error = error
-        finally:
+        while self._jobs:
+            self._jobs.popleft()()
+        self._downloads.tick()
+        self._link.pump(0.0 if self._jobs else longest_block_s)
+        self._traffic = self._link.traffic()
+
+    def _hang_up(self) -> None:
+        try:
             if self._link is not None:
                 self._link.close(self._closing or "error", self._goodbye_s if self._error is None else 0.0)
                 self._traffic = self._link.traffic()
-            self._ended.set()
+        finally:
+            self._ended = True
             self._notify()
 
     def _owe(self, answers: int) -> None:  # both threads do
-        with self._changed:
+        with self._lock:
             self._busy += answers
-            self._changed.notify_all()
-
-    def _notify(self) -> None:
-        self._owe(0)
+        self._notify()
 
     def _require_link(self) -> Link:
         assert self._link is not None
@@ -248,11 +256,11 @@ class Courier:
             reason = Reason.NOT_FINITE.value
             self._outcomes.append(Outcome(update.push.seq, False, -1, reason, "NaN or infinity in the update"))
         else:
-            sent_at = time.monotonic()
+            sent_at = self._clock()
             self._require_link().request(
                 update.push,
-                lambda reply, _: self._on_receipt(reply, update, payload, time.monotonic() - sent_at, compute_s),
-                (payload, _bytes(update.buffers)),
+                lambda reply, _: self._on_receipt(reply, update, payload, self._clock() - sent_at, compute_s),
+                (payload, update.buffer_bytes),
             )
         self._downloads.fetch(self._answered, newer=wait_newer, after_push=payload is not None)
 
@@ -269,11 +277,7 @@ class Courier:
     def _on_receipt(self, reply: Reply, update: Update, payload: Frame, took_s: float, compute_s: float) -> None:
         assert self._uploads is not None
         self._uploads.note(payload, took_s, self._require_link().rtt_s.value or 0.0, compute_s)
-        if isinstance(reply, Refused):
-            receipt = Receipt(seq=update.push.seq, accepted=False, version=-1, reason=reply.reason, detail=reply.detail)
-        else:
-            assert isinstance(reply, Receipt)
-            receipt = reply
+        receipt = receipt_in(reply, update.push)
         if receipt.accepted:
             self._acknowledged = max(self._acknowledged, receipt.seq)
         kept = not receipt.accepted and self._uploads.take_back(update.push, payload)
@@ -292,7 +296,3 @@ class Courier:
 
     def _answered(self) -> None:
         self._owe(-1)
-
-
-def _bytes(vector: Tensor) -> Frame:
-    return vector.detach().numpy().data.cast("B") if vector.numel() else b""

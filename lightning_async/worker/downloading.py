@@ -12,6 +12,7 @@ Rule of this file: it belongs to the courier's thread, except `arrivals`, from w
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -81,10 +82,15 @@ class Downloads:
         self.have = -1
         self.fetch(done)
 
+    @property
+    def due_at(self) -> float:
+        """When `tick` lets a question stand, as things are; inf for never."""
+        idle = not (self._standing or self._asked or self.arrivals or self.stop_asked)
+        return self._next_standing if self.standing_allowed and idle and self.have >= 0 else math.inf
+
     def tick(self) -> None:
         """Let a question stand when none does and the last answer has been taken."""
-        idle = not (self._standing or self._asked or self.arrivals or self.stop_asked)
-        if self.standing_allowed and idle and self.have >= 0 and self._clock() >= self._next_standing:
+        if self._clock() >= self.due_at:
             self._standing = True
             self._ask(Pull(have=self.have, wait_s=HOLD_S), self._on_standing)
 

@@ -8,7 +8,6 @@ look at a deque; only a round that ends before the last exchange is over waits (
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,7 +19,6 @@ from lightning_async.errors import CallerError, NetworkError, RefusedError, Unre
 from lightning_async.layout import shared_tensors
 from lightning_async.outer import describe, hyper_of
 from lightning_async.staleness import policy
-from lightning_async.transport import connect
 from lightning_async.transport.base import Frame, Traffic
 from lightning_async.wire.messages import Ack, Push, Reason, Refused, Reply, Request, Welcome
 from lightning_async.worker.courier import GOODBYE_S, Courier
@@ -30,6 +28,7 @@ from lightning_async.worker.link import Link
 from lightning_async.worker.parcels import Forgotten, Outcome, Ticket, Update
 from lightning_async.worker.part import Identity, Round
 from lightning_async.worker.replica import Replica
+from lightning_async.worker.world import REAL, World
 
 MOST_TRIES = 20  # to have progress accepted before giving up
 MOST_DIVERGED = 3  # rounds in a row that were not finite before training is stopped
@@ -44,6 +43,7 @@ class Engine:
         optimizers: the user's; in gradient mode the server runs copies of them.
         claims: configuration that the user gave here, name -> repr; refused when the run's differs.
         give_up: asked during waits; True abandons the wait (a signal came, training is to stop).
+        world: the real one, or a simulation's.
     """
 
     def __init__(
@@ -54,11 +54,12 @@ class Engine:
         identity: Identity | None = None,
         claims: Mapping[str, str] | None = None,
         give_up: Callable[[], bool] = lambda: False,
+        world: World = REAL,
     ) -> None:
+        self.clock, self._connect = world.clock, world.connect
         self.address, self.module, self.optimizers = address, module, list(optimizers)
         self.identity = identity or Identity()
-        self.name = self.identity.full_name
-        self.shared = shared_tensors(module)
+        self.name, self.shared = self.identity.full_name, shared_tensors(module)
         self.replica = Replica(self.shared)
         self._guard = Guard(module, self.shared)
         self.armed = False
@@ -66,11 +67,11 @@ class Engine:
         self.workers = 1
         self.tamper: Callable[[torch.Tensor], torch.Tensor] = lambda update: update  # see tampering.py
         self._claims, self._give_up = dict(claims or {}), give_up
-        self._round = Round()
+        self._round = Round(self.clock())
         self._seq = self._diverged = 0
         self._refusal = ("", "")  # the last one: reason, detail
         self._records: list[dict[str, Any]] = []
-        self._courier = Courier(self._make_link, self.shared.layout)
+        self._courier = Courier(self._make_link, self.shared.layout, world)
 
     def __repr__(self) -> str:
         done = f"{self._round.length} steps | {'armed' if self.armed else 'idle'}"
@@ -105,7 +106,8 @@ class Engine:
 
     def _make_link(self, welcomed: Callable[[Welcome], None], heard: Callable[[Ack], None]) -> Link:
         hello = self.identity.hello(self.name, self.shared.layout, self._claims)
-        return Link(lambda: connect(self.address), hello, welcomed, heard, self.address, 4 * self.shared.layout.d)
+        dial, largest = (lambda: self._connect(self.address)), 4 * self.shared.layout.d
+        return Link(dial, hello, welcomed, heard, self.address, largest, self.clock)
 
     def ask(self, message: Request, payload: tuple[Frame, ...] = ()) -> tuple[Reply, tuple[Frame, ...]]:
         """A small request and its answer. Raises RefusedError, and NetworkError when the wait was given up."""
@@ -144,7 +146,7 @@ class Engine:
 
     def arm(self) -> None:
         """From now on steps count. The live model becomes the newest published one."""
-        self._round = Round()
+        self._round = Round(self.clock())
         self.align()
         self.release()
         self.armed = True
@@ -231,7 +233,7 @@ class Engine:
 
     def _next_push(self, group: int, present: list[int] | None, hyper: list[Any]) -> Push:
         self._seq += 1
-        done, self._round = self._round, Round()
+        done, self._round = self._round, Round(self.clock())
         return Push(
             seq=self._seq,
             base=self.replica.version if done.base is None else done.base,
@@ -240,7 +242,7 @@ class Engine:
             present=present,
             samples=max(1, done.samples),
             steps=max(1, done.length + done.again),
-            round_s=time.monotonic() - done.began,
+            round_s=self.clock() - done.began,
             hyper=hyper,
         )
 
@@ -285,7 +287,7 @@ class Engine:
         if outcome.reason == Reason.NOT_FINITE.value:
             self._diverged += 1
             self.replica.discard(outcome.seq)
-            self._round = Round()
+            self._round = Round(self.clock())
             if self._diverged >= MOST_DIVERGED:
                 raise CallerError(
                     f"{self._diverged} rounds in a row held NaN or infinity: this worker's training diverges. Lower "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -20,6 +19,7 @@ class Joiner(Protocol):
 
     shared: Shared
     replica: Replica
+    clock: Callable[[], float]
 
     def ask(self, message: Request, payload: tuple[Frame, ...] = ()) -> tuple[Reply, tuple[Frame, ...]]: ...
 
@@ -35,7 +35,7 @@ def begin_run(
 
     `records` describe the optimizers that the server is to run, in gradient mode.
     """
-    greeted = time.monotonic()
+    greeted = joiner.clock()
     while welcome().version < 0:
         if welcome().initialise:
             joiner.ask(Init(digest=joiner.shared.layout.digest, optimizers=records), first_parameters(joiner.replica))
@@ -44,8 +44,8 @@ def begin_run(
         if isinstance(reply, Ack) and reply.version >= 0:
             return
         joiner.wait(lambda: False, POLL_S)
-        if time.monotonic() - greeted > GREET_S:
-            greeted, before = time.monotonic(), welcome()
+        if joiner.clock() - greeted > GREET_S:
+            greeted, before = joiner.clock(), welcome()
             greet()
             joiner.until(lambda before=before: welcome() is not before)  # type: ignore[misc]
 

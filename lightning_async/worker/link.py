@@ -110,6 +110,11 @@ class Link:
         self._hinted = False
         self.greet()
 
+    @property
+    def due_at(self) -> float:
+        """When `pump` has something to do although nothing comes."""
+        return self._next_beat if self.joined else self._clock() + HELLO_S
+
     def request(self, message: Request, then: Then, payload: tuple[Frame, ...] = ()) -> None:
         """Ask; `then` gets the answer, a Refused included. It is never called twice and never for a lost answer."""
         self._next_id += 1

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from lightning_async.transport.base import Frame
-from lightning_async.wire.messages import Push, Receipt, Reply
+from lightning_async.wire.messages import Push, Receipt, Refused, Reply
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,11 @@ class Update:
     push: Push
     vector: Tensor
     buffers: Tensor
+
+    @property
+    def buffer_bytes(self) -> Frame:
+        """The buffers as they travel."""
+        return self.buffers.detach().numpy().data.cast("B") if self.buffers.numel() else b""
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,14 @@ class Outcome:
         """What `receipt` says of `push`."""
         said = (receipt.seq, receipt.accepted, receipt.version, receipt.reason, receipt.detail)
         return cls(*said, kept, push.steps, push.samples)
+
+
+def receipt_in(reply: Reply, push: Push) -> Receipt:
+    """The receipt of `push`; a refusal before anybody looked at it is one too."""
+    if isinstance(reply, Refused):
+        return Receipt(seq=push.seq, accepted=False, version=-1, reason=reply.reason, detail=reply.detail)
+    assert isinstance(reply, Receipt)
+    return reply
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import socket
-import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -46,11 +45,11 @@ class Identity:
 class Round:
     """What has been trained since the last update."""
 
+    began: float  # on the worker's clock
     steps: dict[int, int] = field(default_factory=dict)  # optimizer -> its steps
     samples: int = 0
     again: int = 0  # steps of refused updates that go with this one
     base: int | None = None  # the first version put under it: what newer ones change later does not make it younger
-    began: float = field(default_factory=time.monotonic)
 
     def regain(self, steps: int, samples: int) -> None:
         """A refused update's progress goes with this round, which must not become shorter for it."""

@@ -148,7 +148,7 @@ def test_an_error_in_the_background_comes_out_at_the_next_step() -> None:
             raise RuntimeError("broken in the background")
 
         a.engine._courier._post(broken)
-        a.engine._courier._thread.join(10.0)
+        assert a.engine._courier._runner.join(10.0)
         with pytest.raises(RuntimeError, match="broken in the background"):
             a.step(1)
 

@@ -49,11 +49,14 @@ ANSWERS: dict[type, Answer] = {
 
 
 class Coordinator:
-    """One run. Raises ConfigError when `config` names rules that cannot work together."""
+    """One run. Raises ConfigError when `config` names rules that cannot work together.
 
-    def __init__(self, config: RunConfig, name: str, private: Private = NOTHING) -> None:
+    `run_id` tells it from every other run, also from one of the same name: random, made by who starts it first.
+    """
+
+    def __init__(self, config: RunConfig, name: str, private: Private = NOTHING, run_id: str = "") -> None:
         config = canonical(config)
-        self.run = Run(config, name, rules_of(config, private))
+        self.run = Run(config, name, rules_of(config, private), id=run_id)
         check_private(self.run.rules)
         self._begun = False
 
@@ -62,7 +65,7 @@ class Coordinator:
         cls, config: RunConfig, record: Mapping[str, Any], tensors: Mapping[str, Tensor], private: Private = NOTHING
     ) -> Coordinator:
         """The run that `memory.dump` described, going on. Raises ConfigError when `config` is another run's."""
-        coordinator = cls(config, str(record["run"]), private)
+        coordinator = cls(config, str(record["run"]), private, str(record["run_id"]))
         memory.restore(coordinator.run, record, tensors)
         return coordinator
 

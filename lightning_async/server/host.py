@@ -29,7 +29,8 @@ class ServerThread:
         sinks: Iterable[Sink] = (),
         validation: Validation | None = None,
     ) -> None:
-        self.coordinator = Coordinator(config, "local", Private(secrets.randbits(62), validation))
+        private = Private(secrets.randbits(62), validation)
+        self.coordinator = Coordinator(config, "local", private, secrets.token_hex(16))
         self._service = Service(self.coordinator, listen(address), sinks)
         self.address = self._service.address
         self._why = ""

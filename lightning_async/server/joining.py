@@ -35,6 +35,7 @@ def hello(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m
     run.emit(events.Joined(time_s=run.now, worker=entered.name, again=again))
     welcome = m.Welcome(
         run=run.name,
+        run_id=run.id,
         version=run.version,
         last_seq=entered.last_seq,
         config=run.config.as_dict(),

@@ -39,6 +39,7 @@ def dump(run: Run) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """(record, tensors) of `run`: JSON values, and tensors that nobody writes to afterwards."""
     record: dict[str, Any] = {
         "run": run.name,
+        "run_id": run.id,
         "config": run.config.as_dict(),
         "steps_total": run.steps_total,
         "staleness": run.staleness.as_dict(),

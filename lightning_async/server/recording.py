@@ -129,7 +129,7 @@ def apply(coordinator: Coordinator | None, step: Step, private: Private = NOTHIN
         if coordinator is None and step.version >= 0:
             raise ValueError("the run began before this record, and no snapshot from before it is here")
         config, private = read_config(step.values["config"]), replace(private, secret=step.values["secret"])
-        return started(coordinator, config, str(step.values["run"]), step.now, private)
+        return started(coordinator, config, str(step.values["run"]), step.now, private, str(step.values["run_id"]))
     assert coordinator is not None
     try:
         _ACTS[step.kind](coordinator, step)
@@ -153,11 +153,16 @@ def _event(step: Step) -> Event:
 
 
 def started(
-    coordinator: Coordinator | None, config: RunConfig, run: str, now: float, private: Private = NOTHING
+    coordinator: Coordinator | None,
+    config: RunConfig,
+    run: str,
+    now: float,
+    private: Private = NOTHING,
+    run_id: str = "",
 ) -> Coordinator:
     """The run as a server that starts at `now` finds it: as it was, everybody away. Raises ConfigError."""
     if coordinator is None:
-        coordinator = Coordinator(config, run, private)
+        coordinator = Coordinator(config, run, private, run_id)
     else:
         coordinator = Coordinator.restored(config, *memory.dump(coordinator.run), private)
     coordinator.begin(now)

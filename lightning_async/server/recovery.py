@@ -99,9 +99,15 @@ def _verify(state: Recovered, step: Step) -> None:
 
 
 def recorded(
-    config: RunConfig, run: str, folder: Path, now: float, private: Private = NOTHING, at: At = lambda point: None
+    config: RunConfig,
+    run: str,
+    folder: Path,
+    now: float,
+    private: Private = NOTHING,
+    run_id: str = "",
+    at: At = lambda point: None,
 ) -> Recorder:
-    """The run in `folder`, or a new one called `run`, going on under `config` and recorded from now on.
+    """The run in `folder`, or a new one with name `run` and `run_id`, going on under `config` and recorded from now on.
 
     Raises ConfigError, with all differences, for another configuration; SnapshotError, JournalError; OSError.
     """
@@ -110,7 +116,7 @@ def recorded(
     journal = open_journal(folder, start=before.number + 1, at=at)
     try:
         state = caught_up(before, folder, journal, private)
-        coordinator = recording.started(state.coordinator, config, run, now, private)
+        coordinator = recording.started(state.coordinator, config, run, now, private, run_id)
         if state.differing:
             _warn(state, folder)
             coordinator.run.restored_at = -1
@@ -139,6 +145,7 @@ def _start(number: int, coordinator: Coordinator, now: float) -> Record:
     values: dict[str, Any] = {
         "config": run.config.as_dict(),
         "run": run.name,
+        "run_id": run.id,
         "secret": run.rules.private.secret,
         "machine": machine(),
         "clock": time.time(),

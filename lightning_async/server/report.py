@@ -35,6 +35,7 @@ def state(run: Run, now: float) -> dict[str, Any]:
     shown = sorted(workers, key=lambda member: not member.alive)[:MOST_SHOWN]
     return {
         "run": run.name,
+        "run_id": run.id,
         "line": line(run),
         "version": run.version,
         "uptime_s": now - run.started_at,

@@ -38,6 +38,7 @@ class Run:
     name: str
     rules: Rules
     members: Members = field(default_factory=Members)
+    id: str = ""  # random, made when the run was born; empty where nobody has made one
     layout: Layout | None = None
     stepper: Stepper | None = None
     initialiser: str = ""  # who was asked for the first parameters

@@ -158,6 +158,7 @@ class Welcome:
     initialise: bool  # you are asked to send Init
     workers: int  # expected or live workers, whichever is more; sizes a worker's share of an epoch
     beat_s: float
+    run_id: str = ""  # random, made when the run was born
 
 
 @dataclass(frozen=True, kw_only=True)

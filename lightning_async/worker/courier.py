@@ -18,13 +18,13 @@ from collections.abc import Callable
 import torch
 
 from lightning_async.codecs import bind, codec
-from lightning_async.errors import AsyncWANError, CallerError, NetworkError, RefusedError
+from lightning_async.errors import AsyncWANError, CallerError, NetworkError
 from lightning_async.layout import Layout
 from lightning_async.transport.base import Frame, Traffic
 from lightning_async.wire.messages import Ack, Pull, Reason, Reply, Request, Welcome
 from lightning_async.worker.downloading import Downloads
 from lightning_async.worker.link import Link
-from lightning_async.worker.parcels import Forgotten, Outcome, Ticket, Update, receipt_in
+from lightning_async.worker.parcels import Forgotten, Outcome, Ticket, Update, check_run, receipt_in
 from lightning_async.worker.replica import Arrival
 from lightning_async.worker.uploading import Uploads
 from lightning_async.worker.world import REAL, World
@@ -223,14 +223,7 @@ class Courier:
 
     def _on_welcome(self, welcome: Welcome) -> None:
         first = self.welcome
-        if first is not None and (
-            welcome.run != first.run or welcome.version < 0 <= max(first.version, self._downloads.have)
-        ):
-            raise RefusedError(
-                "unknown_run",
-                f"the server was started anew without the state of run {first.run!r}; start the workers again, or "
-                "start the server with the state_dir of that run",
-            )
+        check_run(first, welcome, self._downloads.have)
         if first is None:
             self._uploads = Uploads(codec(str(welcome.config["compression"])), self._layout)
             self._downloads.codec = bind(codec(str(welcome.config["download_compression"])), self._layout.shapes())

@@ -241,7 +241,7 @@ class Engine:
             group=group,
             present=present,
             samples=max(1, done.samples),
-            steps=max(1, done.length + done.again),
+            steps=min(max(1, done.length + done.again), self.config.most_steps),
             round_s=self.clock() - done.began,
             hyper=hyper,
         )

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from lightning_async.errors import RefusedError
 from lightning_async.transport.base import Frame
-from lightning_async.wire.messages import Push, Receipt, Refused, Reply
+from lightning_async.wire.messages import Push, Receipt, Refused, Reply, Welcome
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,26 @@ def receipt_in(reply: Reply, push: Push) -> Receipt:
         return Receipt(seq=push.seq, accepted=False, version=-1, reason=reply.reason, detail=reply.detail)
     assert isinstance(reply, Receipt)
     return reply
+
+
+def check_run(first: Welcome | None, again: Welcome, have: int) -> None:
+    """Whether a worker that holds version `have` (-1: none) may go on in the run that it was let into again.
+
+    Raises RefusedError in another run, or in this one without its parameters.
+    """
+    if first is None:
+        return
+    holds = max(first.version, have) >= 0
+    if again.run_id == first.run_id and (again.version >= 0 or not holds):
+        return
+    if not holds and again.config == first.config:
+        return  # neither run had begun
+    got = "it without parameters" if again.run_id == first.run_id else f"run {again.run!r} ({again.run_id[:8]})"
+    raise RefusedError(
+        "unknown_run",
+        f"the server was started anew without the state of run {first.run!r}: got {got}, expected the one that this "
+        f"worker joined ({first.run_id[:8]}). Start the workers again, or the server with the state_dir of that run",
+    )
 
 
 @dataclass(frozen=True)

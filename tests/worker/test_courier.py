@@ -7,6 +7,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from lightning_async.transport.faults import FaultyConnection, Script, connectio
 from lightning_async.wire import messages as m
 from lightning_async.worker.courier import Courier
 from lightning_async.worker.link import Link
-from lightning_async.worker.parcels import Forgotten, Outcome, Update
+from lightning_async.worker.parcels import Forgotten, Outcome, Update, check_run
 from lightning_async.worker.replica import Arrival
 
 UPDATES = 40
@@ -165,8 +166,50 @@ def test_a_server_without_the_run_is_an_error_that_says_what_to_do(station: Call
     address = place.server.address
     place.server.close("moved")
     place.server = ServerThread(QUICK, address)
-    with pytest.raises(RefusedError, match=r"started anew without the state of run 'local'; start the workers again"):
+    with pytest.raises(RefusedError, match=r"started anew without the state of run 'local'.* Start the workers again"):
         place.exchange(2)
+
+
+FIRST = m.Welcome(run="r", run_id="1" * 32, version=3, last_seq=0, config={}, initialise=False, workers=1, beat_s=1.0)
+OTHER = "2" * 32
+
+
+@pytest.mark.parametrize(
+    ("before", "again", "have", "text"),
+    [
+        ({}, {}, 5, ""),
+        ({}, {"version": 1}, 5, ""),  # restored from an older snapshot
+        ({}, {"run": "renamed"}, 5, ""),
+        ({}, {"run_id": OTHER}, 5, r"got run 'r' \(22222222\), expected the one that .* joined \(11111111\)"),
+        ({}, {"run_id": OTHER, "version": 7}, 5, r"got run 'r' \(22222222\)"),
+        ({}, {"version": -1}, 5, "got it without parameters"),
+        ({"version": -1}, {"version": -1}, 0, "got it without parameters"),
+        ({"version": -1}, {"version": -1, "run_id": OTHER}, -1, ""),  # neither had begun
+        ({"version": -1}, {"version": 4, "run_id": OTHER}, -1, ""),
+        ({"version": -1}, {"version": -1, "run_id": OTHER, "config": {"local_steps": 2}}, -1, r"got run 'r'"),
+    ],
+)
+def test_which_run_a_worker_may_go_on_in(before: Any, again: Any, have: int, text: str) -> None:
+    first, second = replace(FIRST, **before), replace(FIRST, **again)
+    check_run(None, second, have)
+    if not text:
+        check_run(first, second, have)
+        return
+    with pytest.raises(RefusedError, match=text):
+        check_run(first, second, have)
+
+
+def test_a_server_that_was_started_anew_before_its_run_began_is_joined(station: Callable[..., Station]) -> None:
+    place = station(Script())
+    assert place.courier.wait(lambda: place.courier.welcome is not None, lambda: False, WAIT_S)
+    first = place.courier.welcome
+    address = place.server.address
+    place.server.close("moved")
+    place.server = ServerThread(QUICK, address)
+    assert place.courier.wait(lambda: place.courier.welcome is not first, lambda: False, WAIT_S)
+    place.begin()
+    place.exchange(1)
+    assert place.outcomes == [Outcome(1, True, 0)]
 
 
 def test_what_went_wrong_in_the_background_is_raised_to_who_waits(station: Callable[..., Station]) -> None:

@@ -1,24 +1,111 @@
-"""What an outer optimizer is: a pair of functions over flat float32 vectors, its state passed in and out."""
+"""What an outer optimizer is: pure functions over flat float32 vectors, its state passed in and out.
+
+Rule of this folder: vectors are walked in strips that stay in the cache (`strips`), so that the several operations of a
+formula cost one pass over memory and nothing of the model's size is made beside the state. An update is never written:
+it may be a view of the received bytes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
+from lightning_async.errors import ConfigError, PayloadError
+
 State = dict[str, Tensor]
+STRIP = 1 << 16  # numbers; four strips of float32 fit into the second-level cache
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a step is made of: the pseudo-gradient `scale * vector` [d], which is subtracted.
+
+    `ages`: (staleness in versions, share) of the workers' updates in it; the shares sum to 1.
+    """
+
+    vector: Tensor
+    scale: float = 1.0
+    ages: tuple[tuple[int, float], ...] = ((0, 1.0),)
 
 
 @dataclass(frozen=True)
 class Outer:
-    """An outer optimizer.
+    """An outer optimizer. Two with the same `spec` are equal.
 
-    `init(d)` gives the state for d parameters. `step(parameters, update, scale, state)` moves `parameters` [d] in place
-    by one step along `scale * update` [d] (a pseudo-gradient: it is subtracted), updates `state` in place and returns
-    it. `update` is never written: it may be a view of the received bytes.
+    `init(d)` gives the state for d parameters. `move` is the formula: it moves the parameters [d] in place by one step,
+    updates the state in place and returns it. `bind(sizes, workers)`: this optimizer for tensors of these sizes, one
+    after the other, and this many expected workers; None where neither matters. `weight`: spec of the staleness weight
+    that is part of the method, "" for none. `shapes(d)`: the state's tensors where `init` does not make all of them.
     """
 
     spec: str
     init: Callable[[int], State] = field(compare=False, repr=False)
-    step: Callable[[Tensor, Tensor, float, State], State] = field(compare=False, repr=False)
+    move: Callable[[Tensor, Update, State], State] = field(compare=False, repr=False)
+    weight: str = field(default="", compare=False, repr=False)
+    bind: Callable[[Sequence[int], int], Outer] | None = field(default=None, compare=False, repr=False)
+    shapes: Callable[[int], Mapping[str, torch.Size]] | None = field(default=None, compare=False, repr=False)
+
+    def step(self, parameters: Tensor, update: Update, state: State) -> State:
+        """Move `parameters` [d] in place by one step along `update`; the state, updated in place.
+
+        Raises PayloadError for an update that is not finite; nothing has changed then.
+        """
+        if not (_finite(update.vector) and math.isfinite(update.scale)):
+            raise PayloadError(f"{self.spec}: NaN or infinity in an update of {update.vector.numel()} numbers")
+        return self.move(parameters, update, state)
+
+    def check_state(self, state: Mapping[str, Tensor], d: int) -> None:
+        """Raises PayloadError for a tensor that the state for d parameters does not have."""
+        known = self.shapes(d) if self.shapes is not None else {k: v.shape for k, v in self.init(d).items()}
+        for key, value in state.items():
+            if known.get(key) != value.shape:
+                raise PayloadError(f"outer state {key[:80]!r} of {tuple(value.shape)} does not fit {self.spec}")
+
+
+def bind(outer: Outer, sizes: Sequence[int], workers: int) -> Outer:
+    """`outer` for tensors of these sizes in a run of this many expected workers."""
+    return outer if outer.bind is None else outer.bind(tuple(sizes), workers)
+
+
+def strips(*vectors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Views of all the vectors [d] over the same places, STRIP numbers at a time."""
+    return zip(*(torch.split(vector, STRIP) for vector in vectors), strict=True)
+
+
+def zeros(d: int) -> Tensor:
+    """A state vector [d] of zeros."""
+    return torch.zeros(d, dtype=torch.float32)
+
+
+def counter() -> Tensor:
+    """A state's count of steps, 0."""
+    return torch.zeros((), dtype=torch.int64)
+
+
+def check_lr(lr: float) -> None:
+    """Raises ConfigError for a rate that cannot be one."""
+    if not 0 < lr < math.inf:
+        raise ConfigError(f"outer lr: got {lr!r}, expected a finite number > 0")
+
+
+def check_share(name: str, value: float) -> None:
+    """Raises ConfigError unless 0 <= value < 1, as for a momentum."""
+    if not 0 <= value < 1:
+        raise ConfigError(f"outer {name}: got {value!r}, expected 0 <= {name} < 1")
+
+
+def check_from_zero(name: str, value: float) -> None:
+    """Raises ConfigError unless value is finite and >= 0."""
+    if not 0 <= value < math.inf:
+        raise ConfigError(f"outer {name}: got {value!r}, expected a finite number >= 0")
+
+
+def _finite(vector: Tensor) -> bool:
+    if not vector.numel():
+        return True
+    low, high = torch.aminmax(vector)  # one pass, no copy; a NaN anywhere is the result
+    return math.isfinite(float(low)) and math.isfinite(float(high))

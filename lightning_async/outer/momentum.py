@@ -1,13 +1,14 @@
-"""SGD and Nesterov momentum over pseudo-gradients."""
+"""SGD, Nesterov momentum, and Nesterov momentum that advances once in several arrivals."""
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from lightning_async import spec
 from lightning_async.errors import ConfigError
-from lightning_async.outer.base import Outer, State
+from lightning_async.outer.base import Outer, State, Update, check_lr, check_share, counter, strips, zeros
 
 
 def sgd(lr: float = 1.0) -> Outer:
@@ -15,13 +16,13 @@ def sgd(lr: float = 1.0) -> Outer:
 
     FedAvg (McMahan et al. 2017, algorithm 1).
     """
-    _check_lr(lr)
+    check_lr(lr)
 
-    def step(parameters: Tensor, update: Tensor, scale: float, state: State) -> State:
-        parameters.add_(update, alpha=-lr * scale)
+    def move(parameters: Tensor, update: Update, state: State) -> State:
+        parameters.add_(update.vector, alpha=-lr * update.scale)
         return state
 
-    return Outer(spec.call("sgd", lr=lr), lambda d: {}, step)
+    return Outer(spec.call("sgd", lr=lr), lambda d: {}, move)
 
 
 def nesterov(lr: float = 0.7, momentum: float = 0.9) -> Outer:
@@ -29,21 +30,53 @@ def nesterov(lr: float = 0.7, momentum: float = 0.9) -> Outer:
 
     DiLoCo (Douillard et al. 2023, arXiv 2311.08105, section 2).
     """
-    _check_lr(lr)
-    if not 0 <= momentum < 1:
-        raise ConfigError(f"outer momentum: got {momentum!r}, expected 0 <= momentum < 1")
+    check_lr(lr)
+    check_share("momentum", momentum)
 
-    def init(d: int) -> State:
-        return {"momentum": torch.zeros(d, dtype=torch.float32)}
-
-    def step(parameters: Tensor, update: Tensor, scale: float, state: State) -> State:
-        m = state["momentum"].mul_(momentum).add_(update, alpha=scale)
-        parameters.add_(update, alpha=-lr * scale).add_(m, alpha=-lr * momentum)
+    def move(parameters: Tensor, update: Update, state: State) -> State:
+        for x, u, m in strips(parameters, update.vector, state["momentum"]):
+            m.mul_(momentum).add_(u, alpha=update.scale)
+            x.add_(u, alpha=-lr * update.scale).add_(m, alpha=-lr * momentum)
         return state
 
-    return Outer(spec.call("nesterov", lr=lr, momentum=momentum), init, step)
+    return Outer(spec.call("nesterov", lr=lr, momentum=momentum), lambda d: {"momentum": zeros(d)}, move)
 
 
-def _check_lr(lr: float) -> None:
-    if not 0 < lr < float("inf"):
-        raise ConfigError(f"outer lr: got {lr!r}, expected a finite number > 0")
+def delayed_nesterov(lr: float = 0.7, momentum: float = 0.9, buffer: int | None = None, c: float = 0.0) -> Outer:
+    """With N = buffer, at every step D <- D + u, x <- x - lr (u / N + c momentum m); at each N-th step instead, after
+    m <- momentum m + D / N, x <- x - lr (u / N + (1 - c N + c) momentum m) and D <- 0.
+
+    So N stale arrivals together are one Nesterov step along their mean, and momentum never follows a single one.
+    `buffer` None: the run's expected workers. c, 0 to 1 / N, spreads the momentum over the steps between.
+    Asynchronous Local-SGD (Liu et al. 2024, arXiv 2401.09135, algorithm 3), which uses c = 0 and N = the workers.
+    """
+    check_lr(lr)
+    check_share("momentum", momentum)
+    if buffer is not None and (isinstance(buffer, bool) or not isinstance(buffer, int) or buffer < 1):
+        raise ConfigError(f"outer buffer: got {buffer!r}, expected an integer >= 1, or None")
+    if not 0 <= c <= 1 / (buffer or 1):
+        raise ConfigError(f"outer c: got {c!r}, expected 0 <= c <= 1 / buffer")
+    text = spec.call("delayed_nesterov", lr=lr, momentum=momentum, buffer=buffer, c=c)
+
+    def of(n: int) -> Outer:
+        small = min(c, 1 / n)
+
+        def move(parameters: Tensor, update: Update, state: State) -> State:
+            whole = int(state["steps"].add_(1)) % n == 0
+            push = (1.0 - small * n + small if whole else small) * momentum
+            for x, u, m, waiting in strips(parameters, update.vector, state["momentum"], state["sum"]):
+                waiting.add_(u, alpha=update.scale)
+                if whole:
+                    m.mul_(momentum).add_(waiting, alpha=1 / n)
+                    waiting.zero_()
+                x.add_(u, alpha=-lr * update.scale / n)
+                if push:
+                    x.add_(m, alpha=-lr * push)
+            return state
+
+        return Outer(text, lambda d: {"momentum": zeros(d), "sum": zeros(d), "steps": counter()}, move, bind=bind)
+
+    def bind(sizes: Sequence[int], workers: int) -> Outer:
+        return of(buffer or workers)
+
+    return of(buffer or 1)

@@ -31,9 +31,9 @@ RULES = {**aggregation.AGGREGATORS, **aggregation.FILTERS}
 FAMILIES = {
     "codec": Family(codecs.CODECS, codecs.codec, codecs, "codecs.md", exported=False),
     "aggregator": Family(RULES, aggregation.rule, aggregation, "aggregation.md"),
-    "outer optimizer": Family(outer.OUTERS, outer.outer, outer, "server.md"),
-    "staleness policy": Family(staleness.POLICIES, staleness.policy, staleness, "server.md"),
-    "staleness weight": Family(staleness.WEIGHTS, staleness.weight, staleness, "server.md"),
+    "outer optimizer": Family(outer.OUTERS, outer.outer, outer, "staleness-and-outer.md"),
+    "staleness policy": Family(staleness.POLICIES, staleness.policy, staleness, "staleness-and-outer.md"),
+    "staleness weight": Family(staleness.WEIGHTS, staleness.weight, staleness, "staleness-and-outer.md"),
     "attack": Family(attacks.ATTACKS, attacks.attack, attacks),
 }
 # Members that have no defaults.
@@ -92,7 +92,7 @@ def test_the_docs_have_one_row_for_each_member(family: str) -> None:
 
 
 def test_the_defaults_in_the_docs_are_those_of_the_code() -> None:
-    text = (DOCS / "server.md").read_text(encoding="utf-8")
+    text = (DOCS / "staleness-and-outer.md").read_text(encoding="utf-8")
     for family in ("outer optimizer", "staleness policy", "staleness weight"):
         for name in FAMILIES[family].table:
             assert f"| `{FAMILIES[family].make(f'{name}()').spec}` |" in text

@@ -18,8 +18,6 @@ numba: Any = importlib.import_module("numba")
 extending: Any = importlib.import_module("numba.extending")
 F = TypeVar("F", bound=Callable[..., Any])
 Floats = NDArray[np.float32]
-Bits = NDArray[np.int32]
-Keys = NDArray[np.int64]
 LANES = 128
 GRAM_LANES = 256
 AHEAD = 2 * LANES
@@ -41,7 +39,7 @@ def _pointer_to(kind: Any) -> Any:
     return pointer
 
 
-_floats_at, _bits_at = _pointer_to(numba.types.float32), _pointer_to(numba.types.int32)
+_floats_at = _pointer_to(numba.types.float32)
 
 
 @extending.intrinsic  # type: ignore[untyped-decorator]
@@ -71,37 +69,13 @@ def _load(addresses: NDArray[np.int64], start: int, count: int, lines: Floats) -
 
 
 @jit
-def _exchange(lines: Floats | Keys, network: NDArray[np.int64]) -> None:
+def _exchange(lines: Floats, network: NDArray[np.int64]) -> None:
     for p in range(len(network)):
         a, b = lines[network[p, 0]], lines[network[p, 1]]
         for x in range(LANES):
             u, v = a[x], b[x]
             a[x] = min(u, v)
             b[x] = max(u, v)
-
-
-@jit
-def _load_keys(addresses: NDArray[np.int64], weights: Bits, start: int, count: int, keys: Keys) -> None:
-    for i in range(len(addresses)):
-        here, key = addresses[i] + 4 * start, keys[i]
-        row = numba.carray(_bits_at(here), LANES)
-        weight = np.int64(weights[i])
-        for x in range(count):
-            bits = row[x]
-            ordered = bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF))
-            key[x] = (np.int64(ordered) << np.int64(32)) | weight
-        for x in range(0, 4 * LANES, LINE_BYTES):
-            _prefetch(here + 4 * AHEAD + x)
-
-
-@jit
-def _split(keys: Keys, lines: Bits, shares: Bits) -> None:
-    for i in range(len(keys)):
-        key, line, share = keys[i], lines[i], shares[i]
-        for x in range(LANES):
-            ordered = np.int32(key[x] >> np.int64(32))
-            line[x] = ordered ^ ((ordered >> np.int32(31)) & np.int32(0x7FFFFFFF))
-            share[x] = np.int32(key[x] & np.int64(0x7FFFFFFF))
 
 
 # Ranks are float32 here: numba widens int32 sums to int64, which halves the lanes of a vector instruction.
@@ -163,6 +137,20 @@ def nearest(addresses: NDArray[np.int64], network: NDArray[np.int64], keep: int,
 
 
 @jit
+def _bounds(lines: Floats, low: int, keep: int, first: Floats, below: Floats, above: Floats) -> None:
+    """The smallest and the largest kept value: ranks low .. low + keep - 1, or first .. first + keep - 1 if low < 0."""
+    if low >= 0:
+        below[:] = lines[low]
+        above[:] = lines[low + keep - 1]
+        return
+    for s in range(len(lines) - keep + 1):
+        bottom, top, rank = lines[s], lines[s + keep - 1], np.float32(s)
+        for x in range(LANES):
+            below[x] = bottom[x] if first[x] == rank else below[x]
+            above[x] = top[x] if first[x] == rank else above[x]
+
+
+@jit
 def weighted(
     addresses: NDArray[np.int64],
     weights: Floats,
@@ -172,28 +160,40 @@ def weighted(
     out: Floats,
 ) -> None:
     """out = weighted mean of `keep` values: from rank `low`, or, where `low` < 0, the ones nearest to the median."""
-    shape = (len(addresses), LANES)
-    keys, lines, shares = np.zeros(shape, np.int64), np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-    total, mass = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32)
+    n, one, zero = len(addresses), np.float32(1.0), np.float32(0.0)
+    rows, lines = np.zeros((n, LANES), np.float32), np.zeros((n, LANES), np.float32)
+    sums = np.zeros((8, LANES), np.float32)
+    total, mass, low_mass, high_mass, low_ties, high_ties, to_low, to_high = sums
+    below, above = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32)
     first, width = np.full(LANES, low, np.float32), np.float32(keep)
     for start in range(0, len(out), LANES):
         count = min(LANES, len(out) - start)
-        _load_keys(addresses, weights.view(np.int32), start, count, keys)
-        _exchange(keys, network)
-        _split(keys, lines.view(np.int32), shares.view(np.int32))
+        _load(addresses, start, count, rows)
+        lines[:] = rows
+        _exchange(lines, network)
         if low < 0:
             _offsets(lines, keep, first)
-        total[:] = np.float32(0.0)
-        mass[:] = np.float32(0.0)
-        for i in range(len(lines)):
-            line, share, rank = lines[i], shares[i], np.float32(i)
+        _bounds(lines, low, keep, first, below, above)
+        sums[:] = zero
+        for i in range(n):
+            row, weight = rows[i], weights[i]
             for x in range(LANES):
-                inside = (first[x] <= rank) & (rank < first[x] + width)
-                total[x] += line[x] * share[x] if inside else np.float32(0.0)
-                mass[x] += share[x] if inside else np.float32(0.0)
+                v, a, b = row[x], below[x], above[x]
+                inside = (a < v) & (v < b)
+                total[x] += v * weight if inside else zero
+                mass[x] += weight if inside else zero
+                low_mass[x] += weight if v == a else zero
+                low_ties[x] += one if v == a else zero
+                to_low[x] += one if v <= a else zero
+                high_mass[x] += weight if v == b else zero
+                high_ties[x] += one if v == b else zero
+                to_high[x] += one if v < b else zero
         part = out[start : start + count]
         for x in range(count):
-            part[x] = total[x] / mass[x]
+            alone = below[x] == above[x]
+            lower = low_mass[x] * ((width if alone else to_low[x] - first[x]) / low_ties[x])
+            upper = zero if alone else high_mass[x] * ((first[x] + width - to_high[x]) / high_ties[x])
+            part[x] = (total[x] + below[x] * lower + above[x] * upper) / (mass[x] + lower + upper)
 
 
 @jit

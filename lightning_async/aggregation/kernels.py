@@ -1,8 +1,9 @@
 """What is computed per coordinate: in numpy here, the same compiled in compiled.py where numba is installed.
 
 Both sort by the same network and add in the same order, so that they agree to the last bit (`gram`: to the rounding of
-float64). Values must be finite: a NaN has no rank. Weighted values are sorted as one integer each, (value, weight), so
-that the same network serves and the order of the rows never matters.
+float64). Values must be finite: a NaN has no rank. With weights, the same networks find the smallest and the largest
+kept value, and every value between them enters with its row's weight. Values that tie at such an edge, of which only
+some are kept, all enter with that part of their weights: so the order of the rows does not matter.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from lightning_async.aggregation.base import Block, Matrix
 from lightning_async.aggregation.networks import Comparators, selecting, sorting
 
 CHUNK = 1 << 13
-LOW_BITS = np.int32(0x7FFFFFFF)
 Floats = NDArray[np.float32]
 Lines = list[Floats]
 
@@ -37,7 +37,7 @@ def middle(rows: Block, weights: NDArray[np.float64] | None, low: int, high: int
     network = selecting(len(rows), low, high)
     fast = compiled()
     if weights is not None:
-        _weighted(rows, weights, network, low, high - low, out)
+        _weighted(rows, weights, selecting(len(rows), low, low + 1, high - 1, high), low, high - low, out)
     elif fast is not None:
         done = _in_registers(rows, low, high - low, out)
         fast.middle(_addresses(rows) + 4 * done, network, low, high, out[done:])
@@ -103,29 +103,52 @@ def _weighted(
 ) -> None:
     narrow, fast = weights.astype(np.float32), compiled()
     if fast is not None:
-        fast.weighted(_addresses(rows), narrow, network, low, keep, out)
+        done = _in_registers(rows, low, keep, out, narrow)
+        fast.weighted(_addresses(rows) + 4 * done, narrow, network, low, keep, out[done:])
         return
-    for lines, part in _chunks(rows, out):
-        keys = [_keys(line, weight) for line, weight in zip(lines, narrow.view(np.int32).tolist(), strict=True)]
-        _exchange(keys, network)
-        lines = [_ordered((key >> 32).astype(np.int32)).view(np.float32) for key in keys]
-        shares = [(key & LOW_BITS).astype(np.int32).view(np.float32) for key in keys]
+    for values, part in _chunks(rows, out):
+        lines = [line.copy() for line in values]
+        _exchange(lines, network)
         first = _offsets(lines, keep) if low < 0 else np.full(len(part), low, np.int32)
-        total, mass = np.zeros_like(part), np.zeros_like(part)
-        for i, (line, share) in enumerate(zip(lines, shares, strict=True)):
-            inside = (first <= i) & (i < first + keep)
-            total += np.where(inside, line * share, np.float32(0.0))
-            mass += np.where(inside, share, np.float32(0.0))
-        np.divide(total, mass, out=part)
+        stack, places = np.stack(lines), first[None, :].astype(np.int64)
+        below = np.take_along_axis(stack, places, 0)[0]
+        above = np.take_along_axis(stack, places + keep - 1, 0)[0]
+        _weigh(values, narrow, below, above, first.astype(np.float32), np.float32(keep), part)
 
 
-def _in_registers(rows: Block, low: int, keep: int, out: Floats) -> int:
+def _weigh(
+    values: Lines, weights: Floats, below: Floats, above: Floats, first: Floats, keep: np.float32, part: Floats
+) -> None:
+    """part = weighted mean of the `keep` values from rank `first` on, the smallest `below` and the largest `above`."""
+    zero = np.float32(0.0)
+    total, mass, low_mass, high_mass, low_ties, high_ties, to_low, to_high = np.zeros((8, len(part)), np.float32)
+    for value, weight in zip(values, weights, strict=True):
+        inside = (below < value) & (value < above)
+        total += np.where(inside, value * weight, zero)
+        mass += np.where(inside, weight, zero)
+        for edge, tied, ties in ((below, low_mass, low_ties), (above, high_mass, high_ties)):
+            tied += np.where(value == edge, weight, zero)
+            ties += value == edge
+        to_low += value <= below
+        to_high += value < above
+    alone = below == above
+    lower = low_mass * (np.where(alone, keep, to_low - first) / low_ties)
+    upper = np.where(alone, zero, high_mass * ((first + keep - to_high) / high_ties))
+    part[:] = (total + below * lower + above * upper) / (mass + lower + upper)
+
+
+def _in_registers(rows: Block, low: int, keep: int, out: Floats, weights: Floats | None = None) -> int:
     """How many coordinates, from the first on, a kernel made for this number of rows has done: nearly all, or none."""
     registers = importlib.import_module(f"{__package__}.registers")
     if len(out) < registers.WORTHWHILE or len(rows) > registers.MOST_ROWS:
         return 0
     table, done = _addresses(rows), len(out) - len(out) % int(registers.WIDTH)
-    registers.averaging(len(rows), low, keep)(table.ctypes.data, out.ctypes.data, done)
+    if weights is None:
+        registers.averaging(len(rows), low, keep)(table.ctypes.data, out.ctypes.data, done)
+    else:
+        wide = np.repeat(weights, int(registers.WIDTH))
+        made = registers.weighing(len(rows), low, keep)
+        made(table.ctypes.data, wide.ctypes.data, out.ctypes.data, done)
     return done
 
 
@@ -146,18 +169,6 @@ def _exchange(lines: Lines | list[NDArray[np.int64]], network: Comparators) -> N
         np.minimum(lines[i], lines[k], out=spare)
         np.maximum(lines[i], lines[k], out=lines[k])
         lines[i], spare = spare, lines[i]
-
-
-def _keys(line: Floats, weight: int) -> NDArray[np.int64]:
-    """One int64 per value, ordered as (value, weight): the ordered bits of the value, then the bits of the weight."""
-    key: NDArray[np.int64] = (_ordered(line.view(np.int32)).astype(np.int64) << 32) | weight
-    return key
-
-
-def _ordered(bits: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Bits of floats -> integers in the same order, and back: a negative float's bits count downwards."""
-    ordered: NDArray[np.int32] = bits ^ ((bits >> 31) & LOW_BITS)
-    return ordered
 
 
 def _mean(lines: Lines, part: Floats) -> None:

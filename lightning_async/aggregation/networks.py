@@ -30,12 +30,13 @@ def sorting(n: int) -> Comparators:
 
 
 @cache
-def selecting(n: int, low: int, high: int) -> Comparators:
-    """Comparators that bring the values of rank low .. high - 1 to those lines, in any order among themselves.
+def selecting(n: int, *edges: int) -> Comparators:
+    """Comparators that part n values by rank: lines before an edge hold the values of these ranks, in any order.
 
-    Read backwards, a comparator whose two lines both end below, within, or above the wanted ranks changes nothing.
+    `selecting(n, low, high)` brings the values of rank low .. high - 1 to those lines. Read backwards, a comparator
+    whose two lines both end in one part changes nothing.
     """
-    part: list[int | None] = [0 if i < low else 1 if i < high else 2 for i in range(n)]
+    part: list[int | None] = [sum(edge <= i for edge in edges) for i in range(n)]
     needed = []
     for i, k in reversed(sorting(n).tolist()):
         if part[i] is None or part[i] != part[k]:

@@ -91,14 +91,17 @@ def poisoned(share: Share, how: str | None) -> Share:
     return Share(torch.stack([x for x, _ in pairs]), torch.stack([y for _, y in pairs]))
 
 
-def train(rule: str, how: str | None, concentration: float | None, rounds: int = ROUNDS) -> float:
-    """Test accuracy after `rounds` steps; without an attack only the n - f honest workers take part."""
-    honest = split(N - F, concentration)
+def train(rule: str, how: str | None, concentration: float | None, rounds: int = ROUNDS, seed: int = 0) -> float:
+    """Test accuracy after `rounds` steps; without an attack only the n - f honest workers take part.
+
+    `seed` is of the shares and of the batches.
+    """
+    honest = split(N - F, concentration, seed)
     bad = [poisoned(data()[0], how)] * F if how else []
     shares = honest + bad
     flat, made = start(), aggregator(rule)
     state, memories = made.init(flat.numel()), [{} for _ in bad]
-    momenta, rng = torch.zeros(len(shares), flat.numel()), np.random.default_rng(100)
+    momenta, rng = torch.zeros(len(shares), flat.numel()), np.random.default_rng(100 + seed)
     for step in range(rounds):
         momenta = MOMENTUM * momenta + (1 - MOMENTUM) * gradients(flat, *batch(shares, rng))
         rows = list(momenta[: N - F])

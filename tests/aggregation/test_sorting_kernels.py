@@ -47,6 +47,15 @@ def test_selecting_network_finds_every_range_of_ranks(n):
 def test_selecting_is_less_work_than_sorting():
     assert len(selecting(11, 5, 6)) < len(sorting(11))
     assert len(selecting(10, 0, 10)) == 0
+    assert len(selecting(10, 2, 3, 7, 8)) < len(sorting(10))
+
+
+@pytest.mark.parametrize("n", range(1, 11))
+def test_a_network_with_several_edges_parts_at_each(n):
+    every = np.array(list(itertools.product([0, 1], repeat=n)), np.float32).T
+    for low, high in itertools.combinations(range(n + 1), 2):
+        found, wanted = through(selecting(n, low, low + 1, high - 1, high), every), np.sort(every, axis=0)
+        assert np.array_equal(found[[low, high - 1]], wanted[[low, high - 1]])
 
 
 def rows_with_ties(n, b):
@@ -109,17 +118,28 @@ def test_gram_is_exact_to_float64(n, b, fast, monkeypatch):
     np.testing.assert_allclose(kernels.gram(list(x)), wide @ wide.T, rtol=1e-12, atol=1e-10)
 
 
+def parts_kept(column, low, high):
+    """By the definition: the share of each row's weight that enters; ties at an edge share what is kept of them."""
+    order = sorted(range(len(column)), key=lambda i: column[i])
+    ranks = {value: [r for r, i in enumerate(order) if column[i] == value] for value in column}
+    return [sum(low <= r < high for r in ranks[value]) / len(ranks[value]) for value in column]
+
+
 @pytest.mark.parametrize("fast", [True, False])
-def test_weighted_values_are_ordered_by_value_then_weight(fast, monkeypatch):
+@pytest.mark.parametrize(("low", "high"), [(2, 7), (0, 9), (4, 5), (0, 1), (3, 9)])
+def test_weighted_values_that_tie_at_an_edge_share_what_is_kept(fast, low, high, monkeypatch):
     if not fast:
         monkeypatch.setattr(kernels, "compiled", lambda: None)
     rows, weights = rows_with_ties(9, 500)
     out, expected = np.empty(500, np.float32), []
-    kernels.middle(rows, weights, 2, 7, out)
+    kernels.middle(rows, weights, low, high, out)
     for column in np.stack(rows, axis=1).astype(np.float64):
-        kept = sorted(zip(column, weights, strict=True))[2:7]
-        expected.append(sum(v * w for v, w in kept) / sum(w for _, w in kept))
+        shares = np.array(parts_kept(column, low, high)) * weights
+        expected.append((shares * column).sum() / shares.sum())
     np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
+    again = np.empty(500, np.float32)
+    kernels.middle(rows[::-1], weights[::-1], low, high, again)
+    np.testing.assert_allclose(again, out, rtol=1e-5, atol=1e-6)
 
 
 def test_numba_is_loaded_by_the_first_call_and_not_before():

@@ -69,6 +69,14 @@ def test_weights_act_after_the_selection_never_on_it():
     torch.testing.assert_close(weighted.vector, expected, atol=1e-6, rtol=1e-5)
 
 
+def test_weights_leave_a_row_that_is_not_mixed_as_it_is():
+    """1 / w x w is not always 1: rows that are then mixtures of one would be copied, at several times the cost."""
+    weights = [0.5 + 0.05 * i for i in range(10)]
+    made = aggregator("trimmed_mean(f=2)").plan(np.zeros((10, 10)), weights, {})
+    np.testing.assert_array_equal(made.mixing, np.eye(10))
+    assert made.weights == pytest.approx(weights)
+
+
 def test_a_heavy_attacker_is_trimmed_all_the_same():
     rows = rows_of(11, 400)
     rows[0] = torch.full((400,), 1e6)

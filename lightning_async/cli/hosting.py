@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import secrets
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -10,9 +12,11 @@ from types import TracebackType
 from lightning_async.cli.owner import private_of
 from lightning_async.config import RunConfig
 from lightning_async.errors import ConfigError
-from lightning_async.persistence import newest
 from lightning_async.server import Coordinator, Keeper, Service
+from lightning_async.server.keeper import EVERY_S
 from lightning_async.server.private import Private
+from lightning_async.server.recorder import Recorder
+from lightning_async.server.recovery import recorded
 from lightning_async.telemetry import JsonLines, Sink
 from lightning_async.transport import listen
 
@@ -57,29 +61,64 @@ def host(
     events: str | None = None,
     public: bool = False,
     validation: str | None = None,
+    keep: bool = False,
+    snapshot_every_s: float = EVERY_S,
+    snapshot_every_versions: int = 0,
 ) -> Hosted:
-    """A server of `config` that listens at `address`. Raises ConfigError for whatever cannot be used."""
-    folder = Path(state_dir).expanduser() if state_dir else None
+    """A server of `config` that listens at `address`. Raises CallerError for whatever cannot be used.
+
+    `keep`: the journal in `state_dir` forgets nothing, so that `lightning-async replay` can begin at the beginning.
+    """
+    folder = _folder(state_dir) if state_dir else None
     private = private_of(folder, validation)
-    coordinator = Coordinator(config, run, private) if folder is None else _resumed(config, run, folder, private)
     sinks: list[Sink] = [JsonLines(_file(events))] if events else []
     options = {"public": public} if address.startswith("tcp://") else {}
-    keeper = Keeper(folder) if folder is not None else None
-    return Hosted(Service(coordinator, listen(address, **options), sinks, keeper=keeper))
+    if folder is None:
+        return Hosted(
+            Service(Coordinator(config, run, private, secrets.token_hex(16)), listen(address, **options), sinks)
+        )
+    recorder = _recorded(config, run, folder, private)
+    keeper = Keeper(
+        folder,
+        snapshot_every_s,
+        every_versions=snapshot_every_versions or None,
+        commits=recorder.commits,
+        prunes=not keep,
+    )
+    try:
+        listener = listen(address, **options)
+    except BaseException:
+        recorder.close()
+        raise
+    return Hosted(Service(recorder.coordinator, listener, sinks, keeper=keeper, recorder=recorder))
 
 
-def _resumed(config: RunConfig, run: str, folder: Path, private: Private) -> Coordinator:
-    """The run whose newest snapshot lies in `folder`, or a new one."""
+def _folder(state_dir: str) -> Path:
+    folder = Path(state_dir).expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        snapshot = newest(folder)
     except OSError as error:
-        raise ConfigError(f"cannot keep a run in {folder}: {error.strerror}") from error
-    if snapshot is None:
-        return Coordinator(config, run, private)
-    coordinator = Coordinator.restored(config, snapshot.record, snapshot.tensors, private)
-    log.info("going on with run %r at version %d, from %s", coordinator.run.name, coordinator.run.version, folder)
-    return coordinator
+        raise _unusable(folder, error) from error
+    return folder
+
+
+def _unusable(folder: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"cannot keep a run in {folder}: {error.strerror or error}. Make room there or make it writable, or give "
+        "another state_dir"
+    )
+
+
+def _recorded(config: RunConfig, run: str, folder: Path, private: Private) -> Recorder:
+    """The run whose state lies in `folder`, or a new one."""
+    try:
+        recorder = recorded(config, run, folder, time.monotonic(), private, secrets.token_hex(16))
+    except OSError as error:
+        raise _unusable(folder, error) from error
+    found = recorder.coordinator.run
+    if found.version >= 0:
+        log.info("going on with run %r at version %d, from %s", found.name, found.version, folder)
+    return recorder
 
 
 def _file(text: str) -> Path:

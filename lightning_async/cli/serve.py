@@ -34,9 +34,11 @@ class Place:
         address: where workers dial. Port 0 takes a free one, see the line that is printed.
         public: allow an address that other machines can reach. Nothing asks yet who is calling, so do this only inside
             a network that you trust.
-        state_dir: folder of snapshots, written every 30 s, when the run ends and at a clean stop. A server that is
-            started on one that has any goes on from the newest. What was accepted after the last snapshot is lost when
-            the server is killed; its workers notice and send it again where they still have it.
+        state_dir: folder in which the run survives: a journal of everything that was acknowledged, and snapshots. A
+            server that is started on one goes on where the last one was, however that ended (docs/durability.md).
+        keep_journal: forget nothing that is in the journal, for `lightning-async replay`; else what a snapshot holds.
+        snapshot_every_s: seconds between two snapshots while anything changes.
+        snapshot_every_versions: versions between two snapshots, if that comes first; 0: only time counts.
         events: file that gets one JSON object per event, appended.
         validation: "module:function", also from the current folder: gives an update that you trust, for zeno
             (docs/aggregation.md).
@@ -46,6 +48,9 @@ class Place:
     address: str = "tcp://127.0.0.1:5555"
     public: bool = False
     state_dir: str | None = None
+    keep_journal: bool = False
+    snapshot_every_s: float = 30.0
+    snapshot_every_versions: int = 0
     events: str | None = None
     validation: str | None = None
     run: str = "run"
@@ -83,6 +88,9 @@ def run(args: argparse.Namespace) -> int:
         events=place.events,
         public=place.public,
         validation=place.validation,
+        keep=place.keep_journal,
+        snapshot_every_s=place.snapshot_every_s,
+        snapshot_every_versions=place.snapshot_every_versions,
     ) as hosted:
         print(join_line(hosted.service.address), flush=True)
         hosted.serve(lambda: attendant.why_stop(hosted, time.monotonic()), lambda: False)
@@ -115,6 +123,8 @@ def configured(file: Mapping[str, Any], flags: Mapping[str, Any]) -> tuple[RunCo
     place = Place(**{key: value for key, value in values.items() if key in own})
     for field in fields(Place):
         value = getattr(place, field.name)
+        if isinstance(field.default, float) and type(value) is int:
+            continue
         if not isinstance(value, type(field.default)) and not (field.default is None and isinstance(value, str)):
             raise ConfigError(f"{field.name}: got {value!r}, expected a value like {field.default!r}")
     return config, place

@@ -17,7 +17,7 @@ from lightning_async.server.keeper import EVERY_S
 from lightning_async.server.private import Private
 from lightning_async.server.recorder import Recorder
 from lightning_async.server.recovery import recorded
-from lightning_async.telemetry import JsonLines, Sink
+from lightning_async.telemetry import JsonLines, Prometheus, Sink
 from lightning_async.transport import listen
 
 log = logging.getLogger(__name__)
@@ -61,6 +61,7 @@ def host(
     events: str | None = None,
     public: bool = False,
     validation: str | None = None,
+    metrics: str | None = None,
     keep: bool = False,
     snapshot_every_s: float = EVERY_S,
     snapshot_every_versions: int = 0,
@@ -72,6 +73,7 @@ def host(
     folder = _folder(state_dir) if state_dir else None
     private = private_of(folder, validation)
     sinks: list[Sink] = [JsonLines(_file(events))] if events else []
+    sinks += [Prometheus(_file(metrics))] if metrics else []
     options = {"public": public} if address.startswith("tcp://") else {}
     if folder is None:
         return Hosted(
@@ -127,5 +129,5 @@ def _file(text: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.open("a").close()
     except OSError as error:
-        raise ConfigError(f"cannot write events to {path}: {error.strerror}") from error
+        raise ConfigError(f"cannot write to {path}: {error.strerror}") from error
     return path

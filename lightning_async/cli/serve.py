@@ -40,6 +40,7 @@ class Place:
         snapshot_every_s: seconds between two snapshots while anything changes.
         snapshot_every_versions: versions between two snapshots, if that comes first; 0: only time counts.
         events: file that gets one JSON object per event, appended.
+        metrics: file with the run's metrics in Prometheus' text form, replaced every few seconds.
         validation: "module:function", also from the current folder: gives an update that you trust, for zeno
             (docs/aggregation.md).
         run: name of the run, for logs and `status`.
@@ -52,6 +53,7 @@ class Place:
     snapshot_every_s: float = 30.0
     snapshot_every_versions: int = 0
     events: str | None = None
+    metrics: str | None = None
     validation: str | None = None
     run: str = "run"
 
@@ -88,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
         events=place.events,
         public=place.public,
         validation=place.validation,
+        metrics=place.metrics,
         keep=place.keep_journal,
         snapshot_every_s=place.snapshot_every_s,
         snapshot_every_versions=place.snapshot_every_versions,

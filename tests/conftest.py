@@ -15,9 +15,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from children import Children
+from eventually import ENOUGH_S
 from hypothesis import settings
 
-GRACE_S = 3.0  # for threads and sockets that are on their way out
+GRACE_S = 30.0  # for threads and sockets that are on their way out, on a machine that is busy
 PROC = Path("/proc/self")
 OF_LIBRARIES = ("PYTEST_", "KMP_", "OMP_", "TORCH", "CUDA_", "NUMBA_", "TOKENIZERS_", "TRITON_")  # set on import
 OF_MULTIPROCESSING = ("resource_tracker", "forkserver")  # helper processes that live as long as the interpreter
@@ -71,6 +73,23 @@ def _same_environment() -> Iterator[None]:
             os.environ.pop(name, None)
             os.environ.update({name: before[name]} if name in before else {})
         pytest.fail(f"environment changed: {', '.join(changed)}; use monkeypatch", pytrace=False)
+
+
+@pytest.fixture
+def children() -> Iterator[Children]:
+    """Where a test starts processes; they end with it, also when it fails."""
+    made = Children()
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers leave only with the server's answer, so that the server knows it, however busy the machine is."""
+    from lightning_async.worker import Engine
+
+    close = Engine.close
+    monkeypatch.setattr(Engine, "close", lambda self, why="done", goodbye_s=ENOUGH_S: close(self, why, goodbye_s))
 
 
 def _left(before: dict[str, set[str]]) -> list[str]:

@@ -9,13 +9,15 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from wires import START, Ends, until
+from eventually import ENOUGH_S, eventually
+from wires import START, Ends
 
 from lightning_async.errors import CallerError, ConfigError, NetworkError
 from lightning_async.transport import TRANSPORTS, connect, listen
 
-WAIT_S = 5.0
+WAIT_S = ENOUGH_S
 SOON_S = 0.05
+NEVER_S = 1e4  # a wait that something ends; pytest ends one that nothing does
 
 
 @pytest.fixture(params=TRANSPORTS)
@@ -120,10 +122,11 @@ def test_a_connection_finds_the_server_again(ends):
     second = ends.listen(first.address)
 
     def heard():
-        connection.send([b"after"])
+        with contextlib.suppress(NetworkError):  # its queue is full: it has been said often enough
+            connection.send([b"after"])
         return second.receive(0.2)
 
-    peer, frames = until(heard, tries=40)
+    peer, frames = eventually(heard)
     assert bytes(frames[0]) == b"after"
     assert peer != old or ends.scheme == "tcp"
     assert second.send(peer, [b"welcome back"])
@@ -145,20 +148,25 @@ def test_a_vanished_peer_gives_false(ends):
     peer, _ = listener.receive(WAIT_S)
     assert not listener.send(b"nobody", [b"x"])
     connection.close()
-    until(lambda: not listener.send(peer, [b"x"]) or listener.receive(0.01))
+    eventually(lambda: not listener.send(peer, [b"x"]) or listener.receive(0.01))
     assert not listener.send(peer, [b"x"])
 
 
 def test_nobody_waits_longer_than_asked(ends):
+    """The shortest of a few waits: the machine may stand still in any of them, not in all."""
     listener = ends.listen()
     connection = ends.connect(listener.address)
     for end in (listener, connection):
         for timeout_s in (0.0, -1.0, 0.002, SOON_S):
-            started = time.monotonic()
-            assert end.receive(timeout_s) is None
-            waited_s = time.monotonic() - started
-            assert max(timeout_s, 0.0) <= waited_s + 1e-3
-            assert waited_s < timeout_s + 1.5
+            waited_s = [_seconds_without_a_message(end, timeout_s) for _ in range(5)]
+            assert min(waited_s) >= timeout_s - 1e-3
+            assert min(waited_s) < timeout_s + 1.5
+
+
+def _seconds_without_a_message(end, timeout_s):
+    started = time.monotonic()
+    assert end.receive(timeout_s) is None
+    return time.monotonic() - started
 
 
 def test_wake_ends_a_wait(ends):
@@ -169,16 +177,14 @@ def test_wake_ends_a_wait(ends):
 
         def wait(end=end, waiting=waiting, woken=woken):
             waiting.set()
-            woken.append(end.receive(30.0))
+            woken.append(end.receive(NEVER_S))
 
-        started = time.monotonic()
-        thread = threading.Thread(target=wait)
+        thread = threading.Thread(target=wait, daemon=True)
         thread.start()
         waiting.wait()
         end.wake()
-        thread.join(WAIT_S)
+        thread.join()
         assert woken == [None]
-        assert time.monotonic() - started < WAIT_S
 
 
 def test_a_wake_before_the_wait_counts_once(ends):
@@ -187,12 +193,8 @@ def test_a_wake_before_the_wait_counts_once(ends):
     for end in (listener, connection):
         for _ in range(10_000):
             end.wake()
-        started = time.monotonic()
-        assert end.receive(30.0) is None
-        assert time.monotonic() - started < WAIT_S
-        started = time.monotonic()
-        assert end.receive(SOON_S) is None
-        assert time.monotonic() - started > SOON_S * 0.9
+        assert end.receive(NEVER_S) is None
+        assert _seconds_without_a_message(end, SOON_S) > SOON_S * 0.9
 
 
 def test_a_message_comes_before_a_wake(ends):
@@ -200,7 +202,7 @@ def test_a_message_comes_before_a_wake(ends):
     connection = ends.connect(listener.address)
     connection.send([b"x"])
     listener.wake()
-    assert until(lambda: listener.receive(WAIT_S), tries=2) is not None
+    assert listener.receive(WAIT_S) or listener.receive(WAIT_S), "a wake may end one wait"
 
 
 def test_a_connection_whose_server_does_not_read_says_so(ends):
@@ -220,24 +222,36 @@ def test_a_peer_that_does_not_read_is_refused_and_the_others_are_served(ends):
     other.send([b"other"])
     other_peer, _ = listener.receive(WAIT_S)
     block = bytes(2**20)
-    until(lambda: not listener.send(deaf_peer, [block]), tries=500)
+    assert not all(listener.send(deaf_peer, [block]) for _ in range(500))
     assert listener.traffic(deaf_peer).sent_bytes < 200 * len(block)
     assert listener.send(other_peer, [b"answer"])
     assert bytes(other.receive(WAIT_S)[0]) == b"answer"
 
 
-def test_a_flood_waits_at_its_source(ends):
+def test_a_flood_waits_at_its_source_and_others_have_their_turn(ends):
+    """One of a few floods is enough: the machine may stand still between another one's message and its arrival."""
     listener = ends.listen()
     flooder, other = ends.connect(listener.address), ends.connect(listener.address)
     other.send([b"other"])
-    block = bytes(2**20)
+    assert _received(listener)[1] == b"other"
+    assert any(_is_served_during_a_flood(listener, flooder, other) for _ in range(5))
+
+
+def _is_served_during_a_flood(listener, flooder, other):
+    block, before = bytes(2**20), flooder.traffic().sent_bytes
+    for _ in range(4):
+        other.send([b"other"])
     for _ in range(50):
         with contextlib.suppress(NetworkError):
             _flood(flooder, block)
         assert flooder.receive(0.01) is None  # time to deliver, if anybody took it
-    assert flooder.traffic().sent_bytes < 200 * len(block)
-    heard = {bytes(listener.receive(WAIT_S)[1][0]) for _ in range(20)}
-    assert heard == {b"other", block}
+    assert flooder.traffic().sent_bytes - before < 200 * len(block)
+    heard = []
+    while heard.count(b"other") < 4:
+        heard.append(_received(listener)[1])
+    while (arrived := listener.receive(SOON_S)) is not None:
+        heard.append(bytes(arrived[1][0]))
+    return heard[-1] == block
 
 
 def test_larger_messages_are_refused_while_others_go_on(ends):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,11 +29,3 @@ class Ends:
     def close(self) -> None:
         for end in self.opened:
             end.close()
-
-
-def until(condition: Callable[[], Any], tries: int = 200) -> Any:
-    """The first true answer; `condition` waits a little by itself (a receive with a timeout)."""
-    for _ in range(tries):
-        if answer := condition():
-            return answer
-    raise AssertionError(f"still false after {tries} tries")

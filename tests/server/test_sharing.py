@@ -37,9 +37,9 @@ def test_leases_of_one_stream_never_overlap_and_cover_it() -> None:
 def test_leases_that_are_refused_soon(lease: m.Lease, reason: Reason) -> None:
     room = Room().begin("a")
     room.say("a", m.Lease(stream="train", length=10, count=3))
-    start = time.perf_counter()
+    start = time.thread_time()
     assert room.say("a", lease).reason == reason.value
-    assert time.perf_counter() - start < 0.5
+    assert time.thread_time() - start < 0.5, "seconds of computing; usual are 50 us"
     assert room.say("a", m.Lease(stream="train", length=10, count=1)).ranges == [[0, 3, 4]]
 
 

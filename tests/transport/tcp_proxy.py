@@ -20,7 +20,7 @@ class Proxy:
         self.up_bytes = self.down_bytes = self.connections = 0
         self._stopped = threading.Event()
         self._lines: list[socket.socket] = []
-        self._threads = [threading.Thread(target=self._accept)]
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
 
     def __enter__(self) -> Proxy:
@@ -58,7 +58,7 @@ class Proxy:
             self.connections += 1
             self._lines += [near, far]
             for source, sink, up in ((near, far, True), (far, near, False)):
-                self._threads.append(threading.Thread(target=self._pump, args=(source, sink, up)))
+                self._threads.append(threading.Thread(target=self._pump, args=(source, sink, up), daemon=True))
                 self._threads[-1].start()
 
     def _pump(self, source: socket.socket, sink: socket.socket, up: bool) -> None:

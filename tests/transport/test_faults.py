@@ -168,13 +168,11 @@ def test_healed(pair):
 
 
 def test_a_wake_ends_the_wait_although_something_is_due_later(pair):
-    connection, _ = pair(Script().delay(10.0))
+    connection, _ = pair(Script().delay(1e3))
     connection.send([b"1"])
     thread = threading.Timer(0.05, connection.wake)
     thread.start()
-    started = time.monotonic()
-    assert connection.receive(30.0) is None
-    assert time.monotonic() - started < 5.0
+    assert connection.receive(1e4) is None  # pytest ends an endless wait
     thread.join()
 
 
@@ -186,7 +184,7 @@ def test_a_wait_lasts_as_long_as_asked_although_messages_are_lost(pair):
         listener.send(peer, [b"x"])
     started = time.monotonic()
     assert connection.receive(0.05) is None
-    assert 0.045 < time.monotonic() - started < 2.0
+    assert time.monotonic() - started > 0.045
     assert connection.fired["drop"] == 50
 
 

@@ -6,6 +6,7 @@ import contextlib
 import threading
 
 import pytest
+from eventually import ENOUGH_S
 
 from lightning_async.errors import NetworkError
 from lightning_async.transport import memory
@@ -32,11 +33,11 @@ def test_the_last_one_out_leaves_nothing():
 
 def test_many_threads_send_while_one_listens():
     with contextlib.closing(memory.listen()) as listener:
-        threads = [threading.Thread(target=_talk, args=(listener.address, 200)) for _ in range(8)]
+        threads = [threading.Thread(target=_talk, args=(listener.address, 200), daemon=True) for _ in range(8)]
         for thread in threads:
             thread.start()
         for _ in range(8 * 200):
-            peer, frames = listener.receive(5.0)
+            peer, frames = listener.receive(ENOUGH_S)
             assert listener.send(peer, frames)
         for thread in threads:
             thread.join()
@@ -47,7 +48,7 @@ def _talk(address: str, count: int) -> None:
     with contextlib.closing(memory.connect(address)) as line:
         for number in range(count):
             _send(line, [b"%d" % number])
-            assert bytes(line.receive(5.0)[0]) == b"%d" % number
+            assert bytes(line.receive(ENOUGH_S)[0]) == b"%d" % number
 
 
 def _send(line, frames):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import tracemalloc
-
 import numpy as np
 import pytest
 import torch
+from peak import peak_memory
 
 from lightning_async.aggregation import aggregator
 from lightning_async.aggregation import blocks as blocks_module
@@ -124,10 +123,9 @@ def test_peak_extra_memory_is_a_block_and_two_vectors(spec):
     rows, rule = rows_of(n, d), aggregator(spec)
     state = rule.init(d)
     apply(spec, [row[:1000] for row in rows], [1.0] * n)
-    tracemalloc.start()
-    rule.apply(rows, [1.0] * n, state)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
+    with peak_memory() as peak_bytes:
+        rule.apply(rows, [1.0] * n, state)
+        peak = peak_bytes()
     block = 16 * BLOCK
     assert peak <= (n + 1) * block + 2 * d * 4
     assert peak < n * d * 4 / 2
@@ -144,10 +142,9 @@ def test_sparse_rows_never_become_a_dense_matrix(spec):
         rows.append(Sparse(torch.from_numpy(indices), torch.from_numpy(values), d))
     rule = aggregator(spec)
     state = rule.init(d)
-    tracemalloc.start()
-    rule.apply(rows, [1.0] * n, state)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
+    with peak_memory() as peak_bytes:
+        rule.apply(rows, [1.0] * n, state)
+        peak = peak_bytes()
     assert peak <= 16 * (n + 1) * BLOCK + 2 * d * 4 + 16 * n * nonzeros
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-import tracemalloc
 
 import numpy as np
 import pytest
 from eventually import ENOUGH_S, eventually
+from peak import peak_memory
 from wires import START, Ends
 
 from lightning_async.errors import CallerError, ConfigError, NetworkError
@@ -57,17 +57,14 @@ def test_a_large_message_arrives_whole_and_is_not_copied_in_python(ends, up):
     vector = np.random.default_rng(0).standard_normal(8_000_000)
     connection.send([b"hello"])
     peer, _ = listener.receive(WAIT_S)
-    tracemalloc.start()
-    try:
+    with peak_memory() as peak_bytes:
         if up:
             connection.send([b"", memoryview(vector)])
             frames = listener.receive(WAIT_S)[1]
         else:
             assert listener.send(peer, [b"", memoryview(vector)])
             frames = connection.receive(WAIT_S)
-        assert tracemalloc.get_traced_memory()[1] < vector.nbytes / 10
-    finally:
-        tracemalloc.stop()
+        assert peak_bytes() < vector.nbytes / 10
     assert isinstance(frames[1], memoryview)
     assert np.array_equal(np.frombuffer(frames[1]), vector)
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from children import Children
+from eventually import ENOUGH_S
 
 from examples.gpt2 import record, throttle
 from examples.gpt2.corpus import Document, prepare, read
@@ -101,14 +103,14 @@ def test_failed_preparation_leaves_nothing_behind(
     assert [p for p in (tmp_path / "cache").iterdir() if p.is_dir()] == []
 
 
-def test_three_processes_at_once_prepare_once(library: Path, tmp_path: Path) -> None:
+def test_three_processes_at_once_prepare_once(library: Path, tmp_path: Path, children: Children) -> None:
     code = (
         "import sys; from pathlib import Path; from examples.gpt2.corpus import prepare; "
         f"c = prepare(Path(sys.argv[1]), Path(sys.argv[2]), {WORDS}, held_out=0.2); print(len(c.tokens('train')))"
     )
     command = [sys.executable, "-c", code, str(library), str(tmp_path / "cache")]
-    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(3)]
-    outputs = [process.communicate(timeout=120)[0] for process in started]
+    started = [children.start(command, cwd=ROOT) for _ in range(3)]
+    outputs = [process.communicate(timeout=2 * ENOUGH_S)[0] for process in started]
     assert [process.returncode for process in started] == [0, 0, 0]
     assert sum("preparing" in out for out in outputs) == 1
     assert len({out.splitlines()[-1] for out in outputs}) == 1
@@ -259,7 +261,7 @@ def test_curves_are_read_back_and_drawn(tmp_path: Path) -> None:
     assert [point[:4] for point in curves["worker-0"]] == [point[:4] for point in points]
     code = "import sys; from pathlib import Path; from examples.gpt2.record import plot, read; p = Path(sys.argv[1]); "
     code += "plot(read(p), p / 'loss.png', 'test')"  # in its own process, because matplotlib keeps its fonts open
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, cwd=ROOT)
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, cwd=ROOT, timeout=4 * ENOUGH_S)
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 

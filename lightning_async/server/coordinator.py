@@ -21,6 +21,7 @@ from lightning_async.config import RunConfig
 from lightning_async.server import exchange, joining, live, memory, report, sharing, standing
 from lightning_async.server.actions import Action, Event, Gone, Received, Stop, Tick
 from lightning_async.server.admission import Refusal
+from lightning_async.server.advice import advice
 from lightning_async.server.members import Member
 from lightning_async.server.private import NOTHING, Private
 from lightning_async.server.rules import canonical, check_private, rules_of
@@ -123,6 +124,8 @@ class Coordinator:
         self.run.now = max(self.run.now, now)
         self.run.actions = []
         if first:
+            for text in advice(self.run.rules):
+                self.run.emit(events.Advised(time_s=now, text=text))
             self.run.started_at = now
             for member in self.run.members:  # of an earlier life: nobody knows for how long it was silent
                 member.seen_at = now

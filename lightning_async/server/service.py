@@ -24,7 +24,7 @@ from lightning_async.wire.messages import Reason, Refused
 
 TICK_S = 0.1
 GOODBYE_S = 5.0  # how long workers have to hear that the run is over
-LOUD = (events.Waiting, events.Enough, events.Quarantined, events.Released)  # what a person may have to act on
+LOUD = (events.Advised, events.Waiting, events.Enough, events.Quarantined, events.Released)  # for people to act on
 log = logging.getLogger(__name__)
 
 

@@ -168,3 +168,26 @@ def test_a_fast_worker_does_not_decide_which_norms_are_usual(tiny: float) -> Non
         assert room.push("c", tiny * ONES).accepted
     assert room.push("a", 100 * ONES).accepted, "honest updates are not too long because of the attacker's short ones"
     assert room.push("c", 2000 * ONES).reason == "norm", "nor its own because of its long ones"
+
+
+@pytest.mark.parametrize(
+    ("rule", "codec", "advised"),
+    [
+        ("trimmed_mean(f=1)", "topk(density=0.1)", True),
+        ("pipeline(nnm(f=1), median)", "randomk(density=0.1)", True),
+        ("bulyan(f=1)", "chain(topk(density=0.1), int8())", True),
+        ("multi_krum(f=1)", "topk(density=0.1)", False),
+        ("geometric_median", "topk(density=0.1)", False),
+        ("trimmed_mean(f=1)", "int8", False),
+        ("mean", "topk(density=0.1)", False),
+        ("kardam(f=1)", "topk(density=0.1)", False),
+    ],
+)
+def test_coordinate_wise_rules_over_sparse_updates_are_advised_against_once(
+    rule: str, codec: str, advised: bool
+) -> None:
+    room = Room(aggregation=rule, compression=codec)
+    room.wait(1.0)
+    texts = [event.text for event in room.events(events.Advised)]
+    assert len(texts) == int(advised)
+    assert not advised or "keeps a zero" in texts[0]

@@ -12,7 +12,7 @@ def advice(rules: Rules) -> list[str]:
     if sparse and wise and rules.robust and rules.filter is None:
         told.append(
             f"{rules.spec} decides coordinate by coordinate, and {rules.upload.spec} leaves most of them out: where "
-            "few workers sent a value, the rule keeps a zero, and what was sent is lost. Choose a rule that keeps whole "
-            "updates, such as multi_krum or geometric_median, or a codec that sends every number, such as int8"
+            "few workers sent a value, the rule keeps a zero, and what was sent is lost. Choose a rule that keeps "
+            "whole updates, such as multi_krum or geometric_median, or a codec that sends every number, such as int8"
         )
     return told

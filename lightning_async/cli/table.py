@@ -43,7 +43,7 @@ def _workers(state: Mapping[str, Any]) -> str:
     if not rows:
         return "no worker has joined yet"
     hidden = state.get("hidden", 0)
-    return _aligned([COLUMNS, *rows]) + (f"\nand {hidden} more that have left" if hidden else "")
+    return aligned([COLUMNS, *rows]) + (f"\nand {hidden} more that have left" if hidden else "")
 
 
 def _row(name: str, worker: Mapping[str, Any]) -> list[str]:
@@ -100,7 +100,8 @@ def _spread(counts: Mapping[str, int]) -> str:
     return "-"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as columns of one width each."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join("  ".join(_cells(row, widths)).rstrip() for row in rows)
 

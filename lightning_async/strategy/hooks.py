@@ -27,7 +27,7 @@ from lightning_async.staleness import Policy, Weight
 from lightning_async.strategy import launch
 from lightning_async.strategy.arguments import given
 from lightning_async.strategy.checkpoints import CheckpointHooks
-from lightning_async.strategy.data import samples_in
+from lightning_async.strategy.rounds import RoundHooks
 from lightning_async.strategy.session import Session
 from lightning_async.worker.tampering import tampering
 
@@ -35,7 +35,7 @@ LAST_WORDS_S = 0.5  # once training is being stopped: how long the server may ta
 log = logging.getLogger("lightning_async")
 
 
-class AsyncWANHooks(CheckpointHooks):
+class AsyncWANHooks(RoundHooks, CheckpointHooks):
     """Train one model together with workers that are far apart, through a parameter server.
 
     Args:
@@ -206,11 +206,6 @@ class AsyncWANHooks(CheckpointHooks):
         trainer = self._trainer
         splits = self._data == "own" or not trainer._accelerator_connector.use_distributed_sampler
         return not splits and not trainer.overfit_batches
-
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        super().on_train_batch_start(batch, batch_idx)  # type: ignore[misc]
-        if self._session is not None and self._session.engine is not None:
-            self._session.engine.count_samples(samples_in(batch))
 
     def on_validation_start(self) -> None:
         super().on_validation_start()  # type: ignore[misc]

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from lightning_async.config import RunConfig, read_config
-from lightning_async.errors import CallerError, NetworkError, RefusedError, UnreachableError
+from lightning_async.errors import NetworkError, RefusedError, UnreachableError
 from lightning_async.layout import shared_tensors
 from lightning_async.outer import describe, hyper_of
 from lightning_async.staleness import policy
@@ -31,7 +31,6 @@ from lightning_async.worker.replica import Replica
 from lightning_async.worker.world import REAL, World
 
 MOST_TRIES = 20  # to have progress accepted before giving up
-MOST_DIVERGED = 3  # rounds in a row that were not finite before training is stopped
 log = logging.getLogger(__name__)
 
 
@@ -62,9 +61,7 @@ class Engine:
         self.name, self.shared = self.identity.full_name, shared_tensors(module)
         self.replica = Replica(self.shared)
         self._guard = Guard(module, self.shared)
-        self.armed = False
-        self.config = RunConfig()
-        self.workers = 1
+        self.config, self.workers, self.armed = RunConfig(), 1, False
         self.tamper: Callable[[torch.Tensor], torch.Tensor] = lambda update: update  # see tampering.py
         self._claims, self._give_up = dict(claims or {}), give_up
         self._round = Round(self.clock())
@@ -159,6 +156,10 @@ class Engine:
         """The batch that comes holds this many samples."""
         self._round.samples += samples
 
+    def count_loss(self, loss: torch.Tensor, times: int = 1) -> None:
+        """`times` the loss that is being trained on, one number; nobody waits for it before its round is sent."""
+        self._round.add_loss(loss, times)
+
     def after_step(self, optimizer: int) -> None:
         """The user's optimizer number `optimizer` has made a step on the live model (update mode)."""
         self._courier.check()
@@ -189,15 +190,16 @@ class Engine:
     def flush(self) -> None:
         """After this returns, all progress made so far is accepted by the server, or this has raised.
 
-        A run that has ended takes nothing more; what a codec keeps goes out with later updates."""
-        self._finish()
-        for _ in range(MOST_TRIES):
+        A run that has ended takes nothing more; what a codec keeps goes out with later updates. Raises RefusedError,
+        and NetworkError when the wait was given up: what was not accepted by then is not sent."""
+        for left in reversed(range(MOST_TRIES + 1)):
+            self.until(lambda: self._courier.idle)
+            self._take_news()
             if self.config.submit == "gradient" or self.stop_asked or not (self._round.length or self.replica.owes):
                 return
-            self._send_round()
-            self._finish()
-        if self.replica.owes:
-            raise RefusedError(*self._refusal)
+            if left:
+                self._send_round()
+        raise RefusedError(*self._refusal)
 
     def align(self) -> None:
         """Flush, fetch the newest parameters, and make the live model exactly the published one."""
@@ -217,9 +219,8 @@ class Engine:
 
     def _send_round(self) -> None:
         self._guard.check()
-        self._finish()
-        if not (self._round.length or self.replica.owes):
-            return  # it stood on an update that was thrown away meanwhile
+        if not self._finish() or not (self._round.length or self.replica.owes):
+            return  # training is being stopped, or it stood on an update that was thrown away meanwhile
         push = self._next_push(0, None, [])
         u = self.replica.update(push.seq)
         self._exchange(Update(push, self.tamper(u), self.replica.live_buffers()))
@@ -243,6 +244,7 @@ class Engine:
             samples=max(1, done.samples),
             steps=min(max(1, done.length + done.again), self.config.most_steps),
             round_s=self.clock() - done.began,
+            loss=done.mean_loss,
             hyper=hyper,
         )
 
@@ -251,10 +253,12 @@ class Engine:
             torch.cuda.current_stream(update.vector.device).synchronize()  # the courier reads it from its own stream
         self._courier.exchange(update, wait_newer=self.rigid)
 
-    def _finish(self) -> None:
-        """Wait until the last exchange is over, and merge what it brought."""
-        if self.wait(lambda: self._courier.idle):
+    def _finish(self) -> bool:
+        """Wait until the last exchange is over, and merge what it brought; False when the wait was given up."""
+        over = self.wait(lambda: self._courier.idle)
+        if over:
             self._take_news()
+        return over
 
     def _refresh(self) -> None:
         self._courier.pull()
@@ -288,11 +292,7 @@ class Engine:
             self._diverged += 1
             self.replica.discard(outcome.seq)
             self._round = Round(self.clock())
-            if self._diverged >= MOST_DIVERGED:
-                raise CallerError(
-                    f"{self._diverged} rounds in a row held NaN or infinity: this worker's training diverges. Lower "
-                    "the learning rate, clip gradients, or look at the data"
-                )
+            self._guard.check_finite(self._diverged)
         elif outcome.kept:
             self.replica.give_up(outcome.seq)
         elif self.config.submit == "update":

@@ -14,6 +14,8 @@ from torch import nn
 from lightning_async.errors import CallerError
 from lightning_async.layout import Shared
 
+MOST_DIVERGED = 3  # rounds in a row that were not finite before training is stopped
+
 
 class Guard:
     """Remembers what `module` shared when it joined, by identity: the tensors are the user's, and stay."""
@@ -41,6 +43,14 @@ class Guard:
             f"{new!r} became trainable after this worker joined; a run shares a fixed set of parameters. Set "
             "requires_grad before training starts, and give what is to rest for a while lr=0 instead"
         )
+
+    def check_finite(self, diverged: int) -> None:
+        """Raises CallerError when that many rounds in a row, the last ones, were not finite."""
+        if diverged >= MOST_DIVERGED:
+            raise CallerError(
+                f"{diverged} rounds in a row held NaN or infinity: this worker's training diverges. Lower the learning "
+                "rate, clip gradients, or look at the data"
+            )
 
     def check_groups(self, optimizer: int) -> None:
         """Raises CallerError when the groups of that optimizer are not what the server steps."""

@@ -69,10 +69,26 @@ class AsyncOptimizer(torch.optim.Optimizer):
         """Whether the server has said that the run is over."""
         return self.engine.stop_asked
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step of the wrapped optimizer; each round's end sends an update, each arrival is merged after a step."""
+    def step(self, closure: Callable[[], Any] | None = None, loss: torch.Tensor | None = None) -> Any:
+        """One step of the wrapped optimizer; each round's end sends an update, each arrival is merged after a step.
+
+        `loss`: what this step trains on, one number, for `lightning-async status`; a closure's is taken by itself.
+        """
         self.engine.count_samples(self._batch_size)
-        return self._wrapped.step() if closure is None else self._wrapped.step(closure=closure)
+        if loss is not None:
+            self.engine.count_loss(loss)
+        return self._wrapped.step() if closure is None else self._wrapped.step(closure=self._told(closure))
+
+    def _told(self, closure: Callable[[], Any]) -> Callable[[], Any]:
+        """`closure`, whose loss is counted."""
+
+        def counted() -> Any:
+            loss = closure()
+            if isinstance(loss, torch.Tensor):
+                self.engine.count_loss(loss)
+            return loss
+
+        return counted
 
     def state_dict(self) -> dict[str, Any]:
         return self._wrapped.state_dict()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import socket
 import uuid
@@ -49,12 +50,27 @@ class Round:
     steps: dict[int, int] = field(default_factory=dict)  # optimizer -> its steps
     samples: int = 0
     again: int = 0  # steps of refused updates that go with this one
+    losses: int = 0  # that were added up in `loss`
+    loss: torch.Tensor | None = None  # on the device, so that nobody waits for it before the round is sent
     base: int | None = None  # the first version put under it: what newer ones change later does not make it younger
 
     def regain(self, steps: int, samples: int) -> None:
         """A refused update's progress goes with this round, which must not become shorter for it."""
         self.again += steps
         self.samples += samples
+
+    def add_loss(self, loss: torch.Tensor, times: int) -> None:
+        """`times` the loss that is being trained on, one number."""
+        if self.loss is None:
+            self.loss = torch.zeros((), dtype=torch.float32, device=loss.device)
+        self.loss.add_(loss.detach().reshape(()), alpha=times)
+        self.losses += 1
+
+    @property
+    def mean_loss(self) -> float | None:
+        """The mean of the losses; None without any, or when it is not finite."""
+        mean = math.nan if self.loss is None else float(self.loss) / self.losses
+        return mean if math.isfinite(mean) else None
 
     @property
     def length(self) -> int:

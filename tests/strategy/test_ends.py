@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from eventually import ENOUGH_S
 from models import STEPS, Net, fit, furthest, state
 from test_callbacks import published
 from torch import Tensor
@@ -15,6 +16,8 @@ from lightning_async import AsyncWANStrategy
 from lightning_async.config import RunConfig
 from lightning_async.errors import CallerError
 from lightning_async.server import ServerThread
+from lightning_async.telemetry import Memory
+from lightning_async.telemetry.events import Accepted
 
 
 def test_the_runs_steps_end_the_fit() -> None:
@@ -27,18 +30,58 @@ def test_the_runs_steps_end_the_fit() -> None:
         assert furthest(published(server, module), state(module)) == 0.0
 
 
-def test_a_server_that_stops_ends_the_fit_with_the_model_as_published() -> None:
+def test_a_server_that_stops_ends_the_fit_with_the_model_as_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning_async.server.service.GOODBYE_S", ENOUGH_S)
+
     class Stopping(Net):
         def on_train_batch_end(self, *_: Any) -> None:
             if self.trainer.global_step == STEPS:
                 closing.start()
 
     with ServerThread(RunConfig(local_steps=1)) as server:
-        closing = threading.Thread(target=server.close)
+        closing = threading.Thread(target=server.close, daemon=True)
         module, trainer = fit(Stopping, AsyncWANStrategy(server.address), max_epochs=100_000)
         closing.join()
         assert STEPS <= trainer.global_step < STEPS * 100_000
         assert furthest(published(server, module), state(module)) == 0.0
+
+
+class Manual(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        loss = self.loss(batch)
+        self.told.append(float(loss.detach()))
+        self.manual_backward(loss)
+        optimizer.step()
+
+
+class Telling(Net):
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = super().training_step(batch, batch_idx)
+        self.told.append(float(loss.detach()))
+        return loss
+
+
+@pytest.mark.parametrize("submit", ["update", "gradient"])
+@pytest.mark.parametrize("kind", [Telling, Manual])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_server_is_told_each_rounds_loss(submit: str, kind: type[Net], accumulate: int) -> None:
+    """Before the step that ends the round, and as training_step gave it: accumulation divides a loss."""
+    if kind is Manual and accumulate > 1:
+        pytest.skip("Lightning leaves accumulation to the user there")
+    kind.told, events = [], Memory()
+    local_steps = 1 if submit == "gradient" else 2
+    with ServerThread(RunConfig(submit=submit, local_steps=local_steps), sinks=[events]) as server:
+        fit(kind, AsyncWANStrategy(server.address), max_epochs=1, accumulate_grad_batches=accumulate)
+    batches = local_steps * accumulate
+    rounds = [kind.told[i : i + batches] for i in range(0, STEPS, batches)]
+    told = [event.loss for event in events.events if isinstance(event, Accepted)]
+    assert told == pytest.approx([sum(losses) / len(losses) for losses in rounds])
 
 
 class Diverging(Net):

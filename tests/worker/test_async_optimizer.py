@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from eventually import ENOUGH_S
 from rounds import flat, model, published
 from torch.optim.lr_scheduler import ExponentialLR, ReduceLROnPlateau
 
@@ -123,15 +124,15 @@ def test_two_in_two_threads_train_one_model() -> None:
         def train(index: int) -> None:
             optimizer = torch.optim.SGD(nets[index].parameters(), lr=0.05)
             with AsyncOptimizer(optimizer, nets[index], server.address) as shared:
-                barrier.wait(20.0)
+                barrier.wait(ENOUGH_S)
                 loop(nets[index], shared, 20, seed=index)
                 shared.engine.align()
-                barrier.wait(20.0)
+                barrier.wait(ENOUGH_S)
                 if index == 0:
                     seen.append(published(server))  # before the last one's leave lets what waits alone be stepped
-                barrier.wait(20.0)
+                barrier.wait(ENOUGH_S)
 
-        threads = [threading.Thread(target=train, args=(index,)) for index in range(2)]
+        threads = [threading.Thread(target=train, args=(index,), daemon=True) for index in range(2)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -148,6 +149,21 @@ def test_its_updates_weigh_by_the_samples_in_them() -> None:
             loop(net, shared, 8)
         (worker,) = server.coordinator.run.members
         assert worker.samples == 8 * 32
+
+
+@pytest.mark.parametrize("closures", [False, True])
+def test_its_loss_is_told(closures: bool) -> None:
+    net, losses = model(), [3.0, 5.0]
+    with ServerThread(RunConfig(local_steps=2)) as server:
+        with AsyncOptimizer(torch.optim.SGD(net.parameters(), lr=0.1), net, server.address, name="w") as optimizer:
+            for value in losses:
+                net(torch.ones(5, 3)).sum().backward()
+                loss = torch.tensor(value)
+                if closures:
+                    assert optimizer.step(lambda loss=loss: loss) is loss
+                else:
+                    optimizer.step(loss=loss)
+        assert server.coordinator.run.members.named("w").loss == 4.0
 
 
 def test_it_lets_go_even_when_the_server_is_gone() -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+from eventually import ENOUGH_S
 from rounds import Worker, flat, model, published, run
 
 from lightning_async.config import RunConfig
-from lightning_async.errors import AsyncWANError, CallerError, RefusedError
+from lightning_async.errors import AsyncWANError, CallerError, NetworkError, RefusedError
 from lightning_async.server import ServerThread
+from lightning_async.telemetry.events import Accepted
 from lightning_async.worker import Engine
 
 
@@ -38,6 +42,71 @@ def test_a_rounds_numbers_are_told() -> None:
         assert a.engine.replica.pending == ()
 
 
+def test_the_mean_of_a_rounds_losses_is_told() -> None:
+    seen: list[Any] = []
+    with run("a", local_steps=2) as (server, a):
+        server.coordinator.run.emit = lambda event: seen.append(event)
+        for step, losses in enumerate([[1.0], [2.0, 6.0], [], [], [float("inf")], [1.0]]):
+            for loss in losses:
+                a.engine.count_loss(torch.tensor([loss], dtype=torch.bfloat16, requires_grad=True))
+            a.step(step)
+        a.engine.flush()
+        assert [event.loss for event in seen if isinstance(event, Accepted)] == [3.0, None, None]
+        assert server.coordinator.run.members.named("a").loss is None
+
+
+def test_losses_of_a_tuners_trial_are_not_told() -> None:
+    with run("a", local_steps=1) as (server, a):
+        a.engine.count_loss(torch.tensor(100.0))
+        a.engine.arm()
+        a.engine.count_loss(torch.tensor(4.0))
+        a.step(0)
+        a.engine.flush()
+        assert server.coordinator.run.members.named("a").loss == 4.0
+
+
+def test_steps_that_no_round_explains_are_not_claimed() -> None:
+    """A worker that was refused for very long has more behind it than an update may claim."""
+    with run("a", local_steps=1) as (server, a):
+        a.engine._round.regain(steps=1000, samples=1)
+        a.step(0)
+        a.engine.flush()
+        member = server.coordinator.run.members.named("a")
+        assert (member.accepted, member.steps) == (1, 20)
+
+
+def test_flush_keeps_its_promise_or_raises_when_training_is_being_stopped() -> None:
+    """The server is busy with an update when the wait for it is given up: nothing more is sent, and nothing lost."""
+    gate, waits, seen = threading.Event(), threading.Event(), []
+    with run("a", local_steps=1) as (server, a):
+        service = server._service
+        turn = service.turn
+
+        def held() -> None:
+            waits.set()
+            gate.wait(60.0)
+            turn()
+
+        service.turn = held
+        assert waits.wait(60.0)
+        a.engine._exchange = lambda update, exchange=a.engine._exchange: (
+            seen.append(update.push.seq),
+            exchange(update),
+        )
+        a.step(0)
+        a.engine._give_up = lambda: True
+        a.step(1)  # its round is over, and the one before it is still under way
+        assert seen == [1]
+        with pytest.raises(NetworkError, match="given up because training is being stopped"):
+            a.engine.flush()
+        assert seen == [1]
+        a.engine._give_up = lambda: False
+        gate.set()
+        a.engine.flush()
+        member = server.coordinator.run.members.named("a")
+        assert (seen, member.accepted, member.steps) == ([1, 2], 2, 2)
+
+
 def test_two_workers_in_lockstep_equal_the_mean_by_hand() -> None:
     """staleness=0, quorum="all": every version is made of everybody's round from the version before."""
     rounds, steps = 3, 2
@@ -59,7 +128,7 @@ def test_two_workers_in_lockstep_equal_the_mean_by_hand() -> None:
             for step in range(rounds * steps):
                 worker.step(100 * index + step)
 
-        threads = [threading.Thread(target=train, args=(w, i)) for i, w in enumerate((a, b))]
+        threads = [threading.Thread(target=train, args=(w, i), daemon=True) for i, w in enumerate((a, b))]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -148,7 +217,7 @@ def test_an_error_in_the_background_comes_out_at_the_next_step() -> None:
             raise RuntimeError("broken in the background")
 
         a.engine._courier._post(broken)
-        assert a.engine._courier._runner.join(10.0)
+        assert a.engine._courier._runner.join(ENOUGH_S)
         with pytest.raises(RuntimeError, match="broken in the background"):
             a.step(1)
 
@@ -156,12 +225,12 @@ def test_an_error_in_the_background_comes_out_at_the_next_step() -> None:
 def test_a_server_that_stops_asks_the_workers_to_stop() -> None:
     with run("a", local_steps=1) as (server, a):
         a.step(0)
-        closing = threading.Thread(target=server.close)
+        closing = threading.Thread(target=server.close, daemon=True)
         closing.start()
-        assert a.engine.wait(lambda: a.engine.stop_asked, 10.0)
+        assert a.engine.wait(lambda: a.engine.stop_asked, ENOUGH_S)
         a.step(1)
         a.close()
-        closing.join(10.0)
+        closing.join(ENOUGH_S)
         assert not closing.is_alive()
 
 
@@ -173,7 +242,7 @@ def test_the_run_ends_for_everybody_at_its_steps() -> None:
             if a.engine.stop_asked:
                 break
         assert step == 5
-        assert b.engine.wait(lambda: b.engine.stop_asked, 10.0)
+        assert b.engine.wait(lambda: b.engine.stop_asked, ENOUGH_S)
         b.step(1)
         b.step(2)
         b.engine.align()
@@ -181,8 +250,11 @@ def test_the_run_ends_for_everybody_at_its_steps() -> None:
         assert server.coordinator.run.steps_total == 6
 
 
+LATE: dict[str, Any] = {"staleness": "fixed(bound=0)", "follow": False}  # the second one to send is always too late
+
+
 def test_what_a_refused_round_took_goes_with_the_one_that_brings_its_progress() -> None:
-    with run("a", "b", local_steps=2, staleness="fixed(bound=0)") as (server, a, b):
+    with run("a", "b", local_steps=2, **LATE) as (server, a, b):
         for worker in (a, b):
             worker.step(0)
             worker.step(1)
@@ -196,7 +268,7 @@ def test_what_a_refused_round_took_goes_with_the_one_that_brings_its_progress() 
 
 def test_a_late_update_is_not_lost() -> None:
     """Refused as too old, it goes out again from the newest version; so nothing is lost when the model is shown."""
-    with run("a", "b", local_steps=1, staleness="fixed(bound=0)") as (server, a, b):
+    with run("a", "b", local_steps=1, **LATE) as (server, a, b):
         start = published(server)
         a.step(0)
         b.step(1)
@@ -279,7 +351,7 @@ def test_the_courier_is_deaf_to_process_wide_torch_state(compression: str) -> No
 
 
 def test_memory_is_three_flat_copies_at_most() -> None:
-    """P, the update in flight, and for a moment what has arrived."""
+    """P, the update in flight, and for a moment what has arrived. The server holds nothing of its own meanwhile."""
     with ServerThread(RunConfig(local_steps=1)) as server:
         net = torch.nn.Linear(512, 511)
         bytes_of_model = 4 * sum(p.numel() for p in net.parameters())
@@ -288,14 +360,41 @@ def test_memory_is_three_flat_copies_at_most() -> None:
         engine = Engine(server.address, net, [optimizer])
         engine.start()
         engine.arm()
-        most = 0.0
-        for _ in range(5):
+        copies = []
+        for _ in range(2):
             for p in net.parameters():
                 p.data.add_(0.01)
-            engine.after_step(0)
-            most = max(most, (flat_bytes() - before - of_server(server)) / bytes_of_model)
+            sent_bytes = engine.traffic.sent_bytes
+            with standing_still(server):
+                engine.after_step(0)
+                assert engine.wait(lambda: engine.traffic.sent_bytes > sent_bytes + bytes_of_model, ENOUGH_S)  # noqa: B023
+                copies.append((flat_bytes() - before - of_server(server)) / bytes_of_model)
+            assert engine.wait(lambda: engine._courier.idle, ENOUGH_S)
+            with standing_still(server):
+                copies.append((flat_bytes() - before - of_server(server)) / bytes_of_model)
         engine.close()
-        assert 1.0 <= most <= 3.1
+        assert 1.0 <= max(copies) <= 3.1, copies
+
+
+@contextlib.contextmanager
+def standing_still(server: ServerThread) -> Iterator[None]:
+    """The server's thread stands between two events."""
+    here, free = threading.Event(), threading.Event()
+    coordinator = server._service.coordinator
+    handle = coordinator.handle
+
+    def stand(event: Any, now: float) -> Any:
+        here.set()
+        free.wait()
+        return handle(event, now)
+
+    coordinator.handle = stand  # type: ignore[method-assign]
+    try:
+        assert here.wait(ENOUGH_S)
+        yield
+    finally:
+        del coordinator.handle
+        free.set()
 
 
 LARGE = 512 * 511

@@ -1,15 +1,19 @@
 """Aggregators against the machine's read bandwidth, its BLAS, and torch.sort; paired in one run, on one thread.
 
 `python -m bench.aggregation` prints one JSON object per line. Times are CPU time of this thread, best of some rounds in
-which every contestant takes its turn; a busy neighbour then shows in both of a pair. `floor` is what `ratio` must
-be, at least, or at most where `lower` is true. d = 10^7, n = 10 unless said: 400 MB, more than a cache holds.
+which every contestant takes its turn; a busy neighbour then shows in both of a pair. `floor` is what `ratio` must be,
+at least, or at most where `lower` is true. d = 10^7, n = 10 unless said: 400 MB, more than a cache holds. Where byzfl,
+a public library of such rules, is installed (nothing requires it), its time for the same rows stands beside ours.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
 import time
 import tracemalloc
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -31,15 +35,26 @@ GRAM_BOUND = (
     "centered_clipping(tau=10.0)",
 )
 SORTED = ("trimmed_mean(f=2)", "median")
+AGEING = ("trimmed_mean(f=2)", "median", "meamed(f=2)")
+BYZFL = {
+    "trimmed_mean(f=2)": ("TrMean", {"f": 2}),
+    "median": ("Median", {}),
+    "meamed(f=2)": ("Meamed", {"f": 2}),
+    "krum(f=2)": ("Krum", {"f": 2}),
+    "geometric_median": ("GeometricMedian", {}),
+    "pipeline(nnm(f=2), mean)": ("NNM", {"f": 2}),
+}
 
 
 def rows() -> Iterator[dict[str, Any]]:
     """Every measurement, as one dictionary each."""
     torch.set_num_threads(1)
     yield from bandwidth()
+    yield from weighted()
     yield from products()
     yield from against_sort(10, D, 50.0)
     yield from against_sort(50, 1_000_000, 10.0)
+    yield from against_byzfl(10, 1_000_000)
     yield from memory()
     yield from sparse()
 
@@ -50,6 +65,18 @@ def bandwidth() -> Iterator[dict[str, Any]]:
     times = paired({"read": lambda: [row.max() for row in data]} | {spec: step(spec, data) for spec in MEMORY_BOUND})
     for spec in MEMORY_BOUND:
         yield row(f"aggregation {spec} n=10 d=1e7", times[spec], times["read"], "reference/ours", 0.7)
+
+
+def weighted() -> Iterator[dict[str, Any]]:
+    """The same rules with a weight for each row, as staleness gives them, against themselves without."""
+    data, weights = updates(N, D), [0.5 + 0.05 * i for i in range(N)]
+    rules = {spec: aggregator(spec) for spec in AGEING}
+    plain = {spec: step(spec, data) for spec in AGEING}
+    heavy = {f"weighted {spec}": lambda rule=rule: rule.apply(data, weights, {}) for spec, rule in rules.items()}
+    times = paired(plain | heavy)
+    for spec in AGEING:
+        name = f"aggregation weighted {spec} n=10 d=1e7 to unweighted"
+        yield row(name, times[f"weighted {spec}"], times[spec], "ours/reference", 1.5)
 
 
 def products() -> Iterator[dict[str, Any]]:
@@ -67,16 +94,35 @@ def products() -> Iterator[dict[str, Any]]:
 
 
 def against_sort(n: int, d: int, floor: float) -> Iterator[dict[str, Any]]:
-    """Coordinate-wise rules against the same rule by torch.sort over the stacked rows."""
+    """Coordinate-wise rules against the trimmed mean by torch.sort, from the same list of rows, as libraries do it."""
     data = updates(n, d)
-    stacked = torch.stack(data)
     times = paired(
-        {"sort": lambda: stacked.sort(0).values[2:-2].mean(0)} | {s: step(s, data) for s in SORTED}, rounds=2
+        {"sort": lambda: torch.stack(data).sort(0).values[2:-2].mean(0)} | {s: step(s, data) for s in SORTED}, rounds=2
     )
     for spec in SORTED:
         yield row(
             f"aggregation {spec} n={n} d={d:.0e} to torch.sort", times[spec], times["sort"], "reference/ours", floor
         )
+
+
+def against_byzfl(n: int, d: int) -> Iterator[dict[str, Any]]:
+    """Whole rules against byzfl's from the same list of rows; nothing where it is not installed."""
+    sys.modules.setdefault("byzfl.benchmark", types.ModuleType("byzfl.benchmark"))  # needs torchvision; not measured
+    try:
+        byzfl = importlib.import_module("byzfl")
+    except ImportError:
+        return
+    data = updates(n, d)
+    theirs = {f"byzfl {spec}": _bound(getattr(byzfl, name)(**given), data) for spec, (name, given) in BYZFL.items()}
+    times = paired(theirs | {spec: step(spec, data) for spec in BYZFL}, rounds=2)
+    for spec in BYZFL:
+        yield row(
+            f"aggregation {spec} n={n} d={d:.0e} to byzfl", times[spec], times[f"byzfl {spec}"], "reference/ours", None
+        )
+
+
+def _bound(rule: Callable[[Any], object], data: Any) -> Callable[[], object]:
+    return lambda: rule(data)
 
 
 def memory() -> Iterator[dict[str, Any]]:

@@ -126,28 +126,31 @@ def push(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m.
     kept = member.receipts.get(push.seq)
     if kept is not None:
         return replace(kept, stop=bool(run.ended))
-    receipt = accept(run, member, push, envelope.payload)
+    receipt = decide(run, push, read_update(run, member, push, envelope.payload))
     member.last_seq = max(member.last_seq, push.seq)
-    member.keep(receipt)
+    member.keep(receipt)  # before anything that may break: who is told of a failure asks again, and gets this one
+    tell(run, member, push, receipt, envelope.payload)
     step_when_ready(run)
     return replace(receipt, stop=bool(run.ended))
 
 
-def accept(run: Run, member: Member, push: m.Push, payload: tuple[Frame, ...]) -> m.Receipt:
+def decide(run: Run, push: m.Push, slot: Slot | Refusal) -> m.Receipt:
     assert run.stepper is not None
-    staleness = run.version - push.base
-    slot = read_update(run, member, push, payload)
+    receipt = m.Receipt(seq=push.seq, accepted=True, version=run.version, staleness=run.version - push.base)
     if isinstance(slot, Refusal):
-        reason, detail = slot.reason.value, slot.detail
-        member.refused[reason] += 1
-        run.emit(events.Refused(time_s=run.now, worker=member.name, reason=reason, detail=detail))
-        return m.Receipt(
-            seq=push.seq, accepted=False, version=run.version, staleness=staleness, reason=reason, detail=detail
-        )
-    count(run, member, push, staleness)
-    note_codec(run, member, payload[0])
+        return replace(receipt, accepted=False, reason=slot.reason.value, detail=slot.detail)
     run.stepper.add(push.group, slot)
-    return m.Receipt(seq=push.seq, accepted=True, version=run.version, staleness=staleness)
+    return receipt
+
+
+def tell(run: Run, member: Member, push: m.Push, receipt: m.Receipt, payload: tuple[Frame, ...]) -> None:
+    if receipt.accepted:
+        count(run, member, push, receipt.staleness)
+        note_codec(run, member, payload[0])
+        return
+    member.refused[receipt.reason] += 1
+    refused = events.Refused(time_s=run.now, worker=member.name, reason=receipt.reason, detail=receipt.detail)
+    run.emit(refused)
 
 
 def read_update(run: Run, member: Member, push: m.Push, payload: tuple[Frame, ...]) -> Slot | Refusal:

@@ -4,7 +4,8 @@ A connection keeps the order of its messages, so a Beat that is answered proves 
 arrived: what is still unanswered then was lost and is sent again (the server answers a repeated Push from memory).
 When nothing at all comes for longer than the bytes under way can explain, the connection is dialled anew; a server
 that does not know us any more is greeted again, and the unanswered requests follow. A request that the server
-could not read may have been altered on the way, so it is repeated a few times before the refusal is believed.
+could not read may have been altered on the way, and one on which it failed may have been done, so both are repeated,
+under the same id and sequence number, a few times before the refusal is believed.
 
 Rule of this file: it belongs to one thread (the courier's), blocks only in `pump`, and only for as long as it is told.
 """
@@ -40,8 +41,8 @@ SILENCE_S = 15.0  # before the bytes under way are added
 SLOWEST_BYTES_S = 60_000.0  # assumed until a transfer was measured: half of 1 Mbit/s
 HINT_S = 3.0
 HELLO_S = 3.0  # until a Hello without an answer is said again; then ever later
-UNREAD = {Reason.PROTOCOL.value, Reason.VERSION.value}  # refusals of what the server could not read
-MOST_REPEATS = 5  # of a request that was refused so, in case that it was altered on the way
+AGAIN = {Reason.PROTOCOL.value, Reason.VERSION.value, Reason.INTERNAL.value}  # not read, or perhaps done in part
+MOST_REPEATS = 5  # of a request that was refused so
 log = logging.getLogger(__name__)
 
 Then = Callable[[Reply, tuple[Frame, ...]], None]
@@ -213,7 +214,7 @@ class Link:
         if isinstance(reply, Refused) and reply.reason == Reason.STRANGER.value and not isinstance(call.message, Leave):
             self._rejoin()
             return
-        if isinstance(reply, Refused) and reply.reason in UNREAD and call.repeats < MOST_REPEATS:
+        if isinstance(reply, Refused) and reply.reason in AGAIN and call.repeats < MOST_REPEATS:
             call.repeats += 1
             self._send(call)
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -41,7 +42,12 @@ def member(town: Town) -> Any:
 
 def send_all(town: Town, count: int) -> None:
     """One update after the other, as the courier does; each has exactly one receipt, and it accepts."""
-    for seq in range(1, count + 1):
+    send_all_after(town, 0, count)
+
+
+def send_all_after(town: Town, done: int, count: int) -> None:
+    """As `send_all`, where the first `done` have been sent."""
+    for seq in range(done + 1, count + 1):
         receipts = town.push(seq)
         town.until(lambda receipts=receipts: receipts, 120.0)
         town.advance(0.3)
@@ -95,6 +101,59 @@ def test_a_lost_receipt_is_the_same_receipt_again(town: Callable[..., Town]) -> 
     assert receipts == [m.Receipt(seq=1, accepted=True, version=0)]
     assert member(place).accepted == 1, "the server has seen it twice and counted it once"
     assert place.parameters == [-1.0] * D
+
+
+BREAKS = {
+    "before": "lightning_async.server.admission.decode_update",
+    "after": "lightning_async.server.exchange.count",
+    "stepping": "lightning_async.server.exchange.step_when_ready",
+}
+
+
+@pytest.mark.parametrize("where", BREAKS)
+def test_an_update_on_which_the_server_fails_is_asked_for_again_and_counts_once(
+    town: Callable[..., Town], where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = town()
+    place.begin()
+    place.advance(0.5)
+    *path, name = BREAKS[where].split(".")
+    module, failures = importlib.import_module(".".join(path)), []
+    real = getattr(module, name)
+
+    def broken(*args: Any, **named: Any) -> Any:
+        if not failures:
+            failures.append(name)
+            raise RuntimeError("broken once")
+        return real(*args, **named)
+
+    monkeypatch.setattr(module, name, broken)
+    receipts = place.push(1)
+    place.until(lambda: receipts, 20.0)
+    assert (failures, place.service.failures) == ([name], 1)
+    assert [(r.seq, r.accepted) for r in receipts] == [(1, True)]
+    send_all_after(place, 1, 3)
+    assert place.parameters == [-6.0] * D, "1 + 2 + 3, each once"
+    assert len(member(place).receipts) == 3
+
+
+def test_a_failure_that_stays_is_told_after_a_few_tries(
+    town: Callable[..., Town], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = town()
+    place.begin()
+    tries: list[int] = []
+
+    def broken(*args: Any) -> Any:
+        tries.append(1)
+        raise RuntimeError("broken for good")
+
+    monkeypatch.setattr("lightning_async.server.admission.decode_update", broken)
+    answers = place.push(1)
+    place.until(lambda: answers, 20.0)
+    assert [answer.reason for answer in answers] == ["internal"]
+    assert len(tries) == 1 + link_module.MOST_REPEATS
+    assert place.parameters == [0.0] * D
 
 
 def test_a_lost_beat_is_followed_by_another(town: Callable[..., Town]) -> None:

@@ -14,12 +14,12 @@ from typing import TypeAlias
 import numpy as np
 
 from lightning_async.codecs import halves, kernels
+from lightning_async.codecs.base import INFINITY
 from lightning_async.codecs.envelope import Array
 
 Key: TypeAlias = int | None
 
 SMALLEST = 7 << 7
-INFINITY = 0x7F800000
 AT_ONCE = 1 << 18
 
 

@@ -107,6 +107,12 @@ def _strips(
 
 
 @jit
+def top(bits: Array) -> np.int32:
+    """base.finite: the largest magnitude, as bits."""
+    return _top(bits)
+
+
+@jit
 def _top(bits: Array) -> np.int32:
     top: np.int32 = np.int32(0)
     for i in range(bits.size):
@@ -221,6 +227,20 @@ def top16(bits: Array) -> np.int16:
     for i in range(bits.size):
         top = max(top, np.int16(bits[i] & np.int16(0x7FFF)))
     return top
+
+
+@jit
+def gaps(indices: Array, page_bits: int, counts: Array, out: Array) -> None:
+    """indices.encode: adds to each page's count, and writes the gap before each index."""
+    page, before = np.int64(-1), np.int64(-1)
+    for i in range(indices.size):
+        index = np.int64(indices[i])
+        if index >> page_bits != page:
+            page = index >> page_bits
+            before = (page << page_bits) - 1
+        counts[page] += 1
+        out[i] = index - before - 1
+        before = index
 
 
 @jit

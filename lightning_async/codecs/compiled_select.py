@@ -1,23 +1,66 @@
 """Top-k per chunk compiled by numba, fused with the error-feedback update: one pass over memory.
 
-A chunk of magnitudes, as integers, stays in the first-level cache. Counting those at or above a threshold is a few
-hundred vector instructions, so the threshold is searched by counting: from the chunk before's, by secant steps in the
-logarithm, to one that leaves k to 1.5 k candidates; among those few it is then made exact. Same rule as
-selection.py: the k largest magnitudes, of equal ones the first, zeros never. Only kernels.py's reader imports this.
+A chunk stays in the first-level cache. While it is updated, the largest magnitude of each of some hundred groups
+(every G-th number) is taken, which costs no pass of its own. The k-th largest of these tops is reached by at least k
+numbers, and by few more, because groups rarely hold two of the largest; so one more look at the chunk, 64 numbers to a
+word of bits, finds k and a handful of candidates, among which the threshold is made exact. Same rule as selection.py:
+the k largest magnitudes, of equal ones the first, zeros never. Only kernels.py's reader imports this.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, cast
+
 import numpy as np
+from numba import types
+from numba.core import cgutils as _cgutils
+from numba.extending import intrinsic as _intrinsic
 
 from lightning_async.codecs.compiled import MAGNITUDE, jit
 from lightning_async.codecs.envelope import Array
 
 BEYOND = np.int32(0x7FFFFFFF)
 OCTAVE = 1 << 23
-TAIL = 3.0
-SECANTS = 10
+TAIL = 2.5  # of the logarithm of how many reach a threshold, per octave of it: heavy-tailed gradients
+SECANTS = 8
+NEAR = 1 << 13  # thresholds this close to each other, 1 / 1024 of themselves, are as good
+GROUPS_PER_KEPT = 4
 STRIP = 4096
+WORD = 64
+
+llvm: Any = _cgutils  # untyped, like what it makes
+intrinsic = cast(Callable[[Callable[..., Any]], Callable[..., Any]], _intrinsic)
+
+
+@intrinsic
+def _reaching(context: Any, bits: Any, at: Any, threshold: Any) -> Any:
+    """For 64 int32 from `bits[at]` on: bit i of the result is set where bits[at + i] without its sign reaches
+    `threshold`. LLVM makes 8 to 16 comparisons an instruction of it, which it does not of a loop that packs bits."""
+    lanes = llvm.ir.VectorType(llvm.ir.IntType(32), WORD)
+
+    def emitted(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        array = llvm.create_struct_proxy(signature.args[0])(context, builder, args[0])
+        place = builder.bitcast(builder.gep(array.data, [args[1]]), lanes.as_pointer())
+        sizes = builder.and_(builder.load(place, align=4), llvm.ir.Constant(lanes, [0x7FFFFFFF] * WORD))
+        blank = llvm.ir.Constant(lanes, llvm.ir.Undefined)
+        one = builder.insert_element(blank, args[2], llvm.ir.Constant(llvm.ir.IntType(32), 0))
+        return builder.bitcast(
+            builder.icmp_signed(">=", sizes, builder.shuffle_vector(one, blank, llvm.ir.Constant(lanes, [0] * WORD))),
+            llvm.ir.IntType(WORD),
+        )
+
+    return types.uint64(bits, types.int64, types.int32), emitted
+
+
+@intrinsic
+def _lowest(context: Any, word: Any) -> Any:
+    """The position of the lowest bit of a word that is not 0."""
+
+    def emitted(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.cttz(args[0], llvm.ir.Constant(llvm.ir.IntType(1), 1))
+
+    return types.int64(types.uint64), emitted
 
 
 @jit
@@ -35,21 +78,25 @@ def select(
     """Where `fuse`, target <- beta * target + vector first. Writes the kept positions and what stands there in target,
     while that is in the cache; returns how many they are."""
     bits = target.view(np.int32)
-    buffer = np.empty(chunk, dtype=np.int32)
-    places = np.empty(chunk + 1, dtype=np.int32)
+    tops = np.empty(_groups(chunk, k), dtype=np.int32)
+    places = np.empty(chunk, dtype=np.int32)
     candidates = np.empty(chunk, dtype=np.int32)
-    flags = np.empty(chunk + 8, dtype=np.uint8)[: (chunk + 7) // 8 * 8]
     n, guess = 0, np.int32(0x3F800000)
     for low in range(0, target.size, chunk):
         high = min(low + chunk, target.size)
-        if fuse:
-            _accumulate(vector[low:high], beta, target[low:high])
-        size = high - low
-        _magnitudes(bits[low:high], buffer[:size])
-        keep = k if size == chunk else last
-        floor = _threshold(buffer[:size], keep, guess)
+        keep = k if high - low == chunk else last
+        tops[:] = 0
+        for row in range(low, high, tops.size):
+            end = min(row + tops.size, high)
+            if fuse:
+                _accumulate(vector[row:end], beta, target[row:end], tops)
+            else:
+                _raise(bits[row:end], tops)
+        floor = _threshold(tops, keep, guess)
         guess = floor if floor > 1 else guess
-        count = _collect(buffer[:size], floor, flags, places, candidates)
+        count = _collect(bits[low:high], floor, places)
+        for i in range(count):
+            candidates[i] = bits[low + places[i]] & MAGNITUDE
         before = n
         n = _emit(places[:count], candidates[:count], keep, floor, low, indices, n)
         for i in range(before, n):
@@ -61,15 +108,10 @@ def select(
 def collect(x: Array, threshold: np.int32, indices: Array) -> int:
     """Writes the positions whose magnitude's bits reach `threshold`; returns their number, or -1 if they do not fit."""
     bits = x.view(np.int32)
-    buffer = np.empty(STRIP, dtype=np.int32)
-    places = np.empty(STRIP + 1, dtype=np.int32)
-    candidates = np.empty(STRIP, dtype=np.int32)
-    flags = np.empty(STRIP, dtype=np.uint8)
+    places = np.empty(STRIP, dtype=np.int32)
     n = 0
     for low in range(0, x.size, STRIP):
-        size = min(STRIP, x.size - low)
-        _magnitudes(bits[low : low + size], buffer[:size])
-        count = _collect(buffer[:size], threshold, flags, places, candidates)
+        count = _collect(bits[low : min(low + STRIP, x.size)], threshold, places)
         if n + count > indices.size:
             return -1
         for i in range(count):
@@ -79,15 +121,33 @@ def collect(x: Array, threshold: np.int32, indices: Array) -> int:
 
 
 @jit
-def _accumulate(vector: Array, beta: np.float32, target: Array) -> None:
-    for i in range(vector.size):
-        target[i] = target[i] * beta + vector[i]
+def put_difference(target: Array, places: Array, numbers: Array, sent: Array) -> None:
+    """target[places] = numbers - sent."""
+    for i in range(places.size):
+        target[places[i]] = numbers[i] - sent[i]
 
 
 @jit
-def _magnitudes(bits: Array, out: Array) -> None:
+def _groups(chunk: int, k: int) -> int:
+    """A power of two, at least four for each kept number; no more than the chunk has."""
+    groups = WORD
+    while groups < GROUPS_PER_KEPT * k:
+        groups *= 2
+    return min(groups, chunk)
+
+
+@jit
+def _accumulate(vector: Array, beta: np.float32, target: Array, tops: Array) -> None:
+    for i in range(vector.size):
+        total = np.float32(target[i] * beta + vector[i])
+        target[i] = total
+        tops[i] = max(np.int32(tops[i]), np.int32(total.view(np.int32) & MAGNITUDE))
+
+
+@jit
+def _raise(bits: Array, tops: Array) -> None:
     for i in range(bits.size):
-        out[i] = np.int32(bits[i] & MAGNITUDE)
+        tops[i] = max(np.int32(tops[i]), np.int32(bits[i] & MAGNITUDE))
 
 
 @jit
@@ -99,48 +159,39 @@ def _count(sizes: Array, threshold: np.int32) -> np.int32:
 
 
 @jit
-def _threshold(sizes: Array, keep: int, guess: np.int32) -> np.int32:
-    """A threshold that keep..1.5 keep reach, or the greatest that at least `keep` do, or 1 where fewer are not zero."""
+def _threshold(tops: Array, keep: int, guess: np.int32) -> np.int32:
+    """A threshold, at least 1, that `keep` tops or little more reach, or all of them if they are fewer."""
     low, high, t = np.int32(0), BEYOND, guess
     for step in range(SECANTS + 32):
-        count = _count(sizes, t)
-        if keep <= count <= keep + keep // 2:
+        count = _count(tops, t)
+        if keep <= count <= keep + 1 + keep // 8:
             return t
         if count < keep:
             high = t
         else:
             low = t
-        if high - low <= 1:
+        if high - low <= NEAR:
             break
-        near = np.int64(t) + np.int64(np.log2((count + 0.3) / (keep * 1.25)) * OCTAVE / TAIL)
+        near = np.int64(t) + np.int64(np.log2((count + 0.3) / (keep + 0.6)) * OCTAVE / TAIL)
         t = np.int32(max(low + 1, min(high - 1, near)) if step < SECANTS else low + (high - low) // 2)
     return max(low, np.int32(1))
 
 
 @jit
-def _collect(sizes: Array, threshold: np.int32, flags: Array, places: Array, candidates: Array) -> int:
-    """Places and sizes that reach the threshold. Every place is written and kept only if flagged: no branch to miss."""
-    n = 0
-    words = _flag(sizes, threshold, flags)
-    for word in range(words.size):
-        if words[word]:
-            for i in range(8 * word, 8 * word + 8):
-                places[n] = i
-                n += np.int64(flags[i])
-    for i in range(n):
-        candidates[i] = sizes[places[i]]
+def _collect(bits: Array, threshold: np.int32, places: Array) -> int:
+    """Where the threshold is reached, in order."""
+    n, whole = 0, bits.size // WORD * WORD
+    for low in range(0, whole, WORD):
+        word = _reaching(bits, low, threshold)
+        while word:
+            places[n] = low + _lowest(word)
+            word &= word - np.uint64(1)
+            n += 1
+    for i in range(whole, bits.size):
+        if np.int32(bits[i] & MAGNITUDE) >= threshold:
+            places[n] = i
+            n += 1
     return n
-
-
-@jit
-def _flag(sizes: Array, threshold: np.int32, flags: Array) -> Array:
-    """A byte for each that reaches the threshold; eight of them at a time as one number, which is rarely not 0."""
-    used = (sizes.size + 7) // 8
-    flags[8 * used - 8 : 8 * used] = 0
-    for i in range(sizes.size):
-        flags[i] = np.uint8(np.int32(sizes[i]) >= threshold)
-    words: Array = flags.view(np.uint64)[:used]
-    return words
 
 
 @jit

@@ -18,7 +18,7 @@ import struct
 
 import numpy as np
 
-from lightning_async.codecs import rice
+from lightning_async.codecs import kernels, rice
 from lightning_async.codecs.envelope import Array, Reader
 from lightning_async.errors import PayloadError
 
@@ -32,14 +32,10 @@ def encode(indices: Array, d: int) -> bytes:
     if n == 0:
         return struct.pack("<Q", 0)
     page_bits = _page_bits(n, d)
-    page = indices >> page_bits
-    counts = np.bincount(page, minlength=_pages(d, page_bits))
+    counts, gaps = _gaps(indices, page_bits, _pages(d, page_bits))
     deltas = np.diff(counts, prepend=0)
     zigzag = (deltas << 1) ^ (deltas >> 63)
     width = rice.best_width(zigzag)
-    gaps = np.diff(indices, prepend=-1) - 1
-    firsts = np.flatnonzero(np.diff(page, prepend=-1))
-    gaps[firsts] = indices[firsts] & ((1 << page_bits) - 1)
     widths = np.repeat(_widths(counts, _lengths(d, page_bits)), counts)
     head = struct.pack("<QBB", n, page_bits, width)
     return head + rice.encode(zigzag, np.full(zigzag.size, width, np.uint8)) + rice.encode(gaps, widths)
@@ -71,6 +67,20 @@ def most_bytes(n: int, d: int) -> int:
     pages = _pages(d, LEAST_PAGE_BITS)
     spread = math.log2(max(2.0, (d + (1 << MOST_PAGE_BITS)) / max(1, n)))
     return 32 + math.ceil((n * (spread + 9) + 8 * pages) / 8)
+
+
+def _gaps(indices: Array, page_bits: int, pages: int) -> tuple[Array, Array]:
+    """int64 [pages] counts, and the int64 [n] gaps before each index."""
+    fast = kernels.compiled()
+    if fast is not None:
+        counts, gaps = np.zeros(pages, dtype=np.int64), np.empty(indices.size, dtype=np.int64)
+        fast.gaps(indices, page_bits, counts, gaps)
+        return counts, gaps
+    page = indices >> page_bits
+    gaps = np.diff(indices, prepend=-1) - 1
+    firsts = np.flatnonzero(np.diff(page, prepend=-1))
+    gaps[firsts] = indices[firsts] & ((1 << page_bits) - 1)
+    return np.bincount(page, minlength=pages), gaps
 
 
 def _positions(reader: Reader, gaps: Array, counts: Array, lengths: Array, page_bits: int) -> Array:

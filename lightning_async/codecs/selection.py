@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from lightning_async.codecs import kernels
+from lightning_async.codecs.base import INFINITY
 
 Chunk: TypeAlias = int | None
 
 AT_ONCE = 1 << 20
 RUN = 64
-INFINITY = 0x7F800000
 SAMPLED = 512
 
 
@@ -46,6 +46,15 @@ def accumulate(vector: Tensor, residual: Tensor, beta: float, density: float, ch
     return _select(vector, residual, beta, density, chunk)
 
 
+def leave(residual: Tensor, places: Tensor, numbers: Tensor, sent: Tensor) -> None:
+    """residual[places] = numbers - sent: what of the kept numbers is not sent stays."""
+    fast = kernels.compiled_select() if residual.device.type == "cpu" else None
+    if fast is None:
+        residual[places] = numbers - sent.to(residual.device)
+    else:
+        fast.put_difference(residual.numpy(), places.numpy(), numbers.numpy(), sent.numpy())
+
+
 def _select(vector: Tensor, target: Tensor, beta: float | None, density: float, chunk: Chunk) -> tuple[Tensor, Tensor]:
     fast = kernels.compiled_select() if target.device.type == "cpu" else None
     if chunk is not None and fast is not None:
@@ -57,7 +66,7 @@ def _select(vector: Tensor, target: Tensor, beta: float | None, density: float, 
         n = fast.select(vector.numpy(), target.numpy(), weight, beta is not None, length, k, last, indices, numbers)
         return torch.from_numpy(indices[:n]), torch.from_numpy(numbers[:n])
     if beta is not None:
-        target.mul_(beta).add_(vector)
+        (target if beta == 1.0 else target.mul_(beta)).add_(vector)
     places = _chunks(target, density, chunk) if chunk is not None else _whole(target, share(target.numel(), density))
     return places, target.index_select(0, places)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_async import spec
 from lightning_async.codecs import envelope, indices, selection
 from lightning_async.codecs.base import Codec, Payload, State, checked, finite, stateless
-from lightning_async.codecs.memory import as_tensor, put, scattered
+from lightning_async.codecs.memory import as_tensor, scattered
 from lightning_async.codecs.values import VALUES, Values, by
 from lightning_async.errors import ConfigError
 from lightning_async.sparse import Sparse
@@ -66,7 +66,7 @@ def _topk(name: str, density: float, chunk: int | None, values: Values, then: Ca
         if not finite(numbers):
             raise ConfigError("residual + vector is beyond float32; start the codec's state anew and look at the loss")
         payload, sent = pack(places, numbers, vector.numel())
-        put(residual, places, numbers - sent.to(residual.device))
+        selection.leave(residual, places, numbers, sent)
         return payload, state
 
     def decode_sparse(payload: Payload, d: int) -> Sparse:

@@ -38,12 +38,13 @@ def vector(kind: str, d: int, seed: int) -> np.ndarray:
         "rare": lambda: rng.standard_normal(d) * (rng.random(d) < 0.01),
         "scales": lambda: rng.standard_normal(d) * 10.0 ** rng.integers(-30, 30, d),
         "denormal": lambda: rng.standard_normal(d) * 1e-41,
+        "columns": lambda: rng.standard_normal(d) * np.where(np.arange(d) % 64 == 5, 100.0, 1.0),
     }
     return made[kind]().astype(np.float32)
 
 
 @given(
-    kind=st.sampled_from(["heavy", "ties", "equal", "rare", "scales", "denormal"]),
+    kind=st.sampled_from(["heavy", "ties", "equal", "rare", "scales", "denormal", "columns"]),
     d=st.integers(0, 3000),
     density=st.sampled_from([0.001, 0.01, 0.1, 0.5, 1.0]),
     chunk=st.sampled_from([None, 16, 100, 1024]),

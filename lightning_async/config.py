@@ -29,7 +29,7 @@ class RunConfig:
         compression: codec of what workers send, e.g. "none", "fp16", "topk", "auto". A codec that leaves numbers out
             gets error feedback around it: "topk(density=0.02)" means "error_feedback(topk(density=0.02))".
         download_compression: codec of the parameter deltas that the server sends, without error feedback, which the
-            deltas have by themselves; None: "none" where uploads are exact, else "topk(density=0.05, values='int8')".
+            deltas have by themselves; None: "none" where uploads are exact, else "either()".
         aggregation: how updates become one, e.g. "mean", "trimmed_mean(f=2)".
         outer: what the server does with the aggregated update, e.g. "sgd(lr=1.0)", "nesterov(lr=0.7, momentum=0.9)".
         staleness: which updates are too old, e.g. "fixed(bound=50)".

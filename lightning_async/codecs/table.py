@@ -10,9 +10,11 @@ from lightning_async.codecs.base import Codec
 from lightning_async.codecs.by_size import by_size
 from lightning_async.codecs.chain import chain
 from lightning_async.codecs.dense import bf16, fp16, none
+from lightning_async.codecs.either import either
 from lightning_async.codecs.feedback import error_feedback
 from lightning_async.codecs.integers import int4, int8
 from lightning_async.codecs.lowrank import powersgd
+from lightning_async.codecs.packed import packed
 from lightning_async.codecs.randomk import randomk
 from lightning_async.codecs.signs import signsgd
 from lightning_async.codecs.topk import topk
@@ -31,6 +33,8 @@ CODECS: dict[str, Callable[..., Codec]] = {
     "chain": chain,
     "error_feedback": error_feedback,
     "by_size": by_size,
+    "either": either,
+    "packed": packed,
     "auto": auto,
 }
 
@@ -51,13 +55,14 @@ def upload_codec(member: str | Codec) -> Codec:
 
 
 def download_codec(member: str | Codec | None, upload: Codec) -> Codec:
-    """The codec of the deltas that the server sends; None: exact where uploads are, else top-k 5 % with int8 values.
+    """The codec of the deltas that the server sends; None: exact where uploads are, else `either()`: top-k 5 % with
+    int8 values, or dense int8 for a delta of which that would carry too little.
 
     ConfigError for one with error feedback: what a delta left out is in the next one already, because the server
     encodes true - published, and a second residual would send it twice.
     """
     if member is None:
-        return none() if upload.lossless else topk(density=0.05, values="int8")
+        return none() if upload.lossless else either()
     made = codec(member)
     if made.fold_back is not None:
         raise ConfigError(

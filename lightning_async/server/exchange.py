@@ -70,21 +70,22 @@ def pull(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> Re
     pull = envelope.message
     assert isinstance(pull, m.Pull)
     if run.version != pull.have or pull.wait_s <= 0 or run.ended:
-        return answer_pull(run, peer, envelope.id, pull.have)
+        return answer_pull(run, peer, envelope.id, pull.have, pull.packed)
     until = run.now + min(pull.wait_s, run.config.patience_s / 2)
     older = [w for w in run.waiting if w.peer == peer]  # a worker has one question standing; the newer one replaces it
-    run.waiting = [w for w in run.waiting if w.peer != peer] + [Waiting(peer, envelope.id, pull.have, until)]
+    now = Waiting(peer, envelope.id, pull.have, until, pull.packed)
+    run.waiting = [w for w in run.waiting if w.peer != peer] + [now]
     for w in older:
         if w.id != envelope.id:
             answer_pull(run, peer, w.id, run.version)
     return None
 
 
-def answer_pull(run: Run, peer: bytes, request: int, have: int) -> Refusal | None:
+def answer_pull(run: Run, peer: bytes, request: int, have: int, packed: bool = False) -> Refusal | None:
     if run.store is None or run.version < 0:
         return Refusal(Reason.UNREADY, "no worker has sent the first parameters yet")
     member = run.members.of(peer)
-    answer = run.store.answer(known(run, member, have))
+    answer = run.store.answer(known(run, member, have), packed)
     included = member.included if member is not None else 0
     params = m.Params(
         form=answer.form,
@@ -112,7 +113,7 @@ def answer_pulls(run: Run) -> None:
     waiting, run.waiting = run.waiting, []
     for w in waiting:
         if run.version != w.have or w.until <= run.now or run.ended:
-            refusal = answer_pull(run, w.peer, w.id, w.have)
+            refusal = answer_pull(run, w.peer, w.id, w.have, w.packed)
             if refusal is not None:
                 run.send(w.peer, w.id, m.Refused(reason=refusal.reason.value, detail=refusal.detail))
         else:

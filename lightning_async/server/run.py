@@ -29,6 +29,7 @@ class Waiting:
     have: int
     until: float
 
+    packed: bool
 
 @dataclass
 class Run:

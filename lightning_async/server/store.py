@@ -6,6 +6,8 @@ holds exactly the newest published vector, bit for bit, because both sides add t
 codec left out stays in true - published and goes out later. A lossless codec needs no second vector: published is
 true, and since one full vector costs what one delta costs, the answer is always the snapshot.
 
+A snapshot goes out packed (codec `packed`, exact too) to a worker that asks for it; packed once a version, like deltas.
+
 Rule of this file: a vector that was given out is never written again; it may still be on its way through a socket.
 """
 
@@ -18,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_async.codecs import Codec, Payload, State, bind
+from lightning_async.codecs import Codec, Payload, State, bind, packed
 from lightning_async.codecs.memory import Pool
 from lightning_async.layout import Layout
 from lightning_async.wire.checksum import checksum
@@ -54,6 +56,9 @@ class Store:
         self._given: Tensor | None = None  # the snapshot of this version, once somebody asked for it
         self._given_sum = -1
         self._deltas: deque[tuple[int, Payload, int]] = deque()  # version, delta, its checksum
+        self._packer = packed()
+        self._packed: tuple[Payload, int] | None = None  # of this version, once somebody asked for it; and its checksum
+        self._packed_bytes = self._snapshot_bytes  # of the last that was packed
         self._digest = -1
 
     def start(self, parameters: Tensor, buffers: Tensor, version: int = 0) -> None:
@@ -61,7 +66,7 @@ class Store:
         self.parameters, self.buffers = parameters.clone(), buffers.clone()
         self._published = self.parameters if self._codec.lossless else parameters.clone()
         self._codec_state = self._codec.init(self.layout.d)
-        self._given, self.version, self._digest = None, version, -1
+        self._given, self._packed, self.version, self._digest = None, None, version, -1
         self._deltas.clear()
 
     def dump(self) -> dict[str, Tensor]:
@@ -85,7 +90,7 @@ class Store:
         """Let `step` move the true parameters in place, then publish the next version."""
         step(self.parameters)
         self.version += 1
-        self._given = None
+        self._given = self._packed = None
         if not self._codec.lossless:
             self._publish_delta()
 
@@ -113,14 +118,19 @@ class Store:
             self._given, self._given_sum = self._pool.copy(self._published), -1
         return self._given
 
-    def answer(self, have: int) -> Answer:
-        """What a worker that holds published version `have` (-1: none) needs: nothing, deltas, or the snapshot."""
+    def answer(self, have: int, packed: bool = False) -> Answer:
+        """What a worker that holds published version `have` (-1: none) needs: nothing, deltas, or the snapshot.
+
+        `packed`: it can unpack one, and wants to.
+        """
         if have == self.version:
             return Answer("unchanged", have, -1, ())
         chain = [(payload, total) for version, payload, total in self._deltas if version > have >= 0]
         form, base, digest = "deltas", have, -1
-        if not chain or len(chain) != self.version - have or sum(len(p) for p, _ in chain) >= self._snapshot_bytes:
-            form, base, chain = "snapshot", -1, [self._snapshot()]
+        most = self._packed_bytes if packed else self._snapshot_bytes
+        if not chain or len(chain) != self.version - have or sum(len(p) for p, _ in chain) >= most:
+            form, frame = self._whole(packed)
+            base, chain = -1, [frame]
         elif have // DIGEST_EVERY != self.version // DIGEST_EVERY:
             digest = self._digest_of_published()
         buffers = vector_bytes(self.buffers.clone())
@@ -139,6 +149,16 @@ class Store:
         parts = -(-self.layout.d // length)
         start = self.version % parts * length if parts else 0
         return vector_digest(self._published[start : start + length])
+
+    def _whole(self, packed: bool) -> tuple[str, tuple[Payload, int]]:
+        """The form and frame of a snapshot; packed only where that makes it shorter."""
+        if packed and self._packed is None:
+            payload, _ = self._packer.encode(self.published, {})
+            self._packed = payload, checksum(payload)
+            self._packed_bytes = min(memoryview(payload).nbytes, self._snapshot_bytes)
+        if packed and self._packed is not None and self._packed_bytes < self._snapshot_bytes:
+            return "packed", self._packed
+        return "snapshot", self._snapshot()
 
     def _snapshot(self) -> tuple[Payload, int]:
         """The newest published vector's bytes and their checksum."""

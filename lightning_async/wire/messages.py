@@ -81,6 +81,7 @@ class Pull:
 
     have: int = -1  # version already held; -1 for none
     wait_s: float = 0.0
+    packed: bool = False  # a snapshot may come in fewer bytes, to be unpacked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,8 +185,8 @@ class Receipt:
 
 @dataclass(frozen=True, kw_only=True)
 class Params:
-    """Published parameters at `version`. Payload by `form`: snapshot: parameters [d], buffers [b]; deltas: one encoded
-    delta per version after `base`, then buffers [b]; unchanged: nothing."""
+    """Published parameters at `version`. Payload by `form`: snapshot: parameters [d], buffers [b]; packed: the same
+    with the parameters packed; deltas: one encoded delta per version after `base`, then buffers [b]; unchanged: nothing."""
 
     form: str
     version: int

@@ -1,7 +1,8 @@
 """Writes tests/vectors/codecs.json: `python tests/codecs/make_vectors.py`. A change of it is a change of the format.
 
 The file: `input` is a float32 vector; each of `cases` has a codec's spec, the payloads of that vector, encoded twice
-with one state, and what they decode to. Bytes are little-endian, in hexadecimal.
+with one state, and what they decode to. Bytes are little-endian, in hexadecimal. Of `packed`, another encoder's bytes
+may differ: zlib streams of one content do.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ SPECS = [
     "auto(start=0)",
     "auto(start=3)",
     "auto(start=8)",
+    "either(topk(density=0.1, values='int8', chunk=64), int8(block=64))",
+    "either(topk(density=1.0, values='int8', chunk=64), int4(block=64))",
+    "packed",
 ]
 
 

@@ -26,5 +26,8 @@ def test_payloads_and_what_they_decode_to(case, path, monkeypatch):
     state = member.init(DOCUMENT["d"])
     for expected, decoded in zip(case["payloads"], case["decoded"], strict=True):
         payload, state = member.encode(vector, state)
-        assert bytes(payload).hex() == expected
+        if case["spec"] == "packed":  # zlib's versions deflate differently, and inflate alike
+            assert torch.equal(member.decode(payload, DOCUMENT["d"]), vector)
+        else:
+            assert bytes(payload).hex() == expected
         assert member.decode(bytes.fromhex(expected), DOCUMENT["d"]).numpy().tobytes().hex() == decoded

@@ -104,7 +104,7 @@ def test_deltas_are_of_the_codec_bound_to_the_layout() -> None:
 
 
 @pytest.mark.parametrize(
-    ("upload", "download"), [("none", "none"), ("fp16", SPARSE), ("auto", SPARSE), ("topk", SPARSE)]
+    ("upload", "download"), [("none", "none"), ("fp16", "either"), ("auto", "either"), ("topk", "either")]
 )
 def test_the_rule_of_a_download_that_was_not_given(upload: str, download: str) -> None:
     room = Room(compression=upload)
@@ -140,3 +140,80 @@ def test_without_rungs_there_is_no_such_event() -> None:
         room.push("a", torch.ones(8))
     assert not room.events(events.CodecChanged)
     assert room.say("a", m.Status()).state["workers"]["a"]["codec"] == "int8(block=256)"
+
+
+def test_a_snapshot_is_packed_for_who_asks_once_a_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, times = started(), []
+    plain = store._packer
+    values = {name: getattr(plain, name) for name in ("spec", "init", "decode", "max_bytes")}
+    counted = Codec(encode=lambda v, s: (times.append(1), plain.encode(v, s))[1], **values)  # type: ignore[arg-type]
+    monkeypatch.setattr(store, "_packer", counted)
+    for _ in range(3):
+        advance(store, 1)
+        for _ in range(4):
+            answer = store.answer(-1, packed=True)
+            assert answer.form == "packed"
+            assert answer.sums == tuple(checksum(frame) for frame in answer.payload)
+            assert torch.equal(codec("packed").decode(answer.payload[0], WIDE.d), store.published)
+        assert store.answer(-1).form == "snapshot"
+    assert len(times) == 3
+
+
+def test_what_packing_does_not_shorten_goes_out_plain() -> None:
+    bits = torch.randint(-(2**31), 2**31 - 1, (WIDE.d,), generator=torch.Generator().manual_seed(0)).to(torch.int32)
+    noise = torch.where((bits >> 23) & 255 == 255, 0, bits).view(torch.float32)
+    store = Store(WIDE, codec(SPARSE))
+    store.start(noise, torch.empty(0))
+    answer = store.answer(-1, packed=True)
+    assert answer.form == "snapshot"
+    assert torch.equal(codec("none").decode(bytes(answer.payload[0]), WIDE.d), noise)
+
+
+def test_deltas_that_are_longer_than_the_packed_snapshot_are_not_sent_to_who_can_read_it() -> None:
+    store = started("topk(density=0.3, values='int8')")
+    advance(store, 40)
+    store.answer(-1, packed=True)
+    longest = {
+        packed: max(store.version - have for have in range(40) if store.answer(have, packed).form == "deltas")
+        for packed in (False, True)
+    }
+    assert 0 < longest[True] < longest[False]
+    for have in range(40):
+        answer = store.answer(have, packed=True)
+        assert sum(len(frame) for frame in answer.payload) <= store._packed_bytes
+
+
+def test_sparse_and_dense_deltas_in_one_chain_are_the_published_parameters_bit_for_bit() -> None:
+    spec, sizes = "either(topk(density=0.05, values='int8'), int8)", []
+    store = started(spec)
+    held = after(store, torch.zeros(WIDE.d), -1)
+    generator = torch.Generator().manual_seed(0)
+    for version in range(8):
+        step = torch.randn(WIDE.d, generator=generator)
+        if version % 2:
+            step = step.sign() * (10 + step.abs().clamp(max=1.0))
+        store.advance(lambda p, step=step: p.add_(step))
+        sizes.append(len(store._deltas[-1][1]))
+        held = after(store, held, version, spec)
+        assert torch.equal(held, store.published)
+    assert max(sizes[0::2]) < 0.15 * WIDE.d
+    assert min(sizes[1::2]) > WIDE.d
+    store._deltas.clear()
+    assert torch.equal(after(store, torch.zeros(WIDE.d), 0, spec), held)
+
+
+@pytest.mark.parametrize("wait_s", [0.0, 5.0])
+def test_only_a_question_that_says_so_is_answered_packed_held_or_not(
+    wait_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = Room().begin("a", "b")
+    plain = codec("packed")
+    values = {name: getattr(plain, name) for name in ("spec", "init", "decode", "max_bytes")}
+    monkeypatch.setattr(room.run.store, "_packer", Codec(encode=lambda v, s: (b"short", s), **values))
+    answers = []
+    for packed in (False, True):
+        room.ask("b", m.Pull(have=room.run.version if wait_s else -1, wait_s=wait_s, packed=packed))
+        room.push("a", torch.ones(8))
+        answers.append(room.mail[b"b"][-1])
+    assert [envelope.message.form for envelope in answers] == ["snapshot", "packed"]  # type: ignore[union-attr]
+    assert answers[1].payload[0] == b"short"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
+from lightning_async.codecs import codec
+from lightning_async.errors import PayloadError
 from lightning_async.layout import shared_tensors
 from lightning_async.wire.messages import Params, Pull, Refused
+from lightning_async.worker import downloading
 from lightning_async.worker.downloading import HOLD_S, PAUSE_S, Downloads
 
 LAYOUT = shared_tensors(nn.Linear(3, 1)).layout  # 4 parameters, no buffers
@@ -118,3 +122,40 @@ def test_gradient_mode_leaves_no_question_standing() -> None:
     server.side.standing_allowed = False
     server.started()
     assert not server.questions
+
+
+@pytest.mark.parametrize(
+    ("wide", "bytes_per_s", "packed"),
+    [(False, None, False), (True, None, True), (True, 1e6, True), (True, 1e9, False)],
+    ids=["small", "not measured", "slow", "fast"],
+)
+def test_a_snapshot_is_wanted_packed_where_that_is_sooner_there(
+    wide: bool, bytes_per_s: float | None, packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if wide:
+        monkeypatch.setattr(downloading, "PACKED_BYTES", 16)
+    server = Server(bytes_per_s).started()
+    server.side.fetch(lambda: None)
+    assert {question.packed for question, _ in server.questions} == {packed}
+
+
+@pytest.mark.parametrize("form", ["snapshot", "packed"])
+def test_both_forms_of_a_snapshot_are_read(form: str) -> None:
+    server = Server()
+    server.side.fetch(lambda: None)
+    vector = torch.tensor([1.5, -0.0, 3e-40, -2e30])
+    payload, _ = codec("none" if form == "snapshot" else "packed").encode(vector, {})
+    _, then = server.questions.pop()
+    then(Params(form=form, version=7), (bytes(payload), b""))
+    arrival = server.side.arrivals.popleft()
+    assert arrival.parameters is not None
+    assert torch.equal(arrival.parameters.view(torch.int32), vector.view(torch.int32))
+    assert server.side.have == 7
+
+
+def test_a_packed_snapshot_that_is_none_is_refused() -> None:
+    server = Server()
+    server.side.fetch(lambda: None)
+    _, then = server.questions.pop()
+    with pytest.raises(PayloadError):
+        then(Params(form="packed", version=7), (bytes(40), b""))

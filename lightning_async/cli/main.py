@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from lightning_async.cli import pardon, plan, serve, simulate, status
+from lightning_async.cli import pardon, plan, replay, resume, serve, simulate, status
 from lightning_async.errors import AsyncWANError, CallerError
 
 
@@ -26,6 +26,8 @@ class Command:
 COMMANDS: dict[str, Command] = {
     "serve": Command("run a parameter server", serve.add, serve.run),
     "status": Command("show what a running server does", status.add, status.run),
+    "resume": Command("serve the run in a state_dir again", resume.add, resume.run),
+    "replay": Command("replay a run's journal, as it was or as it might have been", replay.add, replay.run),
     "simulate": Command("simulate a run in virtual time", simulate.add, simulate.run),
     "plan": Command("recommend round length, codec and quorum", plan.add, plan.run),
     "pardon": Command("end the quarantine of a worker, as the server's owner", pardon.add, pardon.run),

@@ -64,6 +64,11 @@ class Record:
         return zlib.crc32(struct.pack(f"<{len(self.frames)}q", *map(checksum, self.frames)), total)
 
 
+def exists(folder: Path) -> bool:
+    """Whether there is a journal in `folder`."""
+    return (folder / NAME).exists()
+
+
 def open_journal(
     folder: Path, *, writing: bool = True, start: int = 1, at: Callable[[str], None] = lambda point: None
 ) -> Journal:
@@ -137,6 +142,13 @@ class Journal:
             raise self._damaged(expected, str(error)) from error
         if expected <= self.last:
             raise self._damaged(expected, "it is not there")
+
+    def newest(self, kind: str) -> Record | None:
+        """The last record of this kind. Raises JournalError when it is damaged."""
+        row = self._connection.execute(
+            "select * from record where kind = ? order by number desc limit 1", (kind,)
+        ).fetchone()
+        return None if row is None else self._read(row)
 
     def prune(self, up_to: int) -> None:
         """Forget the records up to `up_to`, but the last. Raises OSError."""

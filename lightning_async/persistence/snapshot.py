@@ -120,6 +120,12 @@ def newest(folder: Path) -> Snapshot | None:
     return None
 
 
+def oldest(folder: Path) -> Snapshot | None:
+    """The oldest snapshot, which a journal that is kept goes on from; None without any. Raises SnapshotError."""
+    found = _all(folder)
+    return _read(folder / f"snapshot-{min(found):08d}")[0] if found else None
+
+
 def _all(folder: Path) -> set[int]:
     """The numbers of the snapshots there."""
     names = (entry.name for entry in folder.iterdir()) if folder.is_dir() else ()

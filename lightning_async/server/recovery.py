@@ -40,6 +40,7 @@ class Recovered:
     number: int = 0
     snapshot: int = 0
     differing: str = ""  # where the run was first seen to be another one than was recorded
+    verified: int = 0  # versions whose mark was compared
     machine: dict[str, Any] | None = None  # that wrote the last records
 
 
@@ -92,6 +93,7 @@ def _verify(state: Recovered, step: Step) -> None:
     if run is None or state.differing:
         return
     mark = run.store.mark() if step.mark is not None and run.store is not None else None
+    state.verified += mark is not None
     if run.version != step.version or mark != step.mark:
         state.differing = (
             f"record {step.number}: version {run.version}, recorded is {step.version}, mark {mark} / {step.mark}"

@@ -1,0 +1,47 @@
+"""`lightning-async resume --state DIR`: serve the run in a state_dir again, as it was configured."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from lightning_async.cli import serve
+from lightning_async.cli.options import add_fields, given
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--state", type=Path, required=True, metavar="DIR", help="the state_dir of the run")
+    parser.add_argument("--check", action="store_true", help="only read it, and say what would be resumed")
+    parser.add_argument(
+        "--cut", type=int, metavar="N", help="first forget what the journal has after record N, where that is damaged: "
+        "updates that were acknowledged are given up"
+    )  # fmt: skip
+    add_fields(parser, serve.Place, "place; state_dir and run are those of the run")
+
+
+def run(args: argparse.Namespace) -> int:
+    from lightning_async.server.history import read_run, stored_config
+
+    if args.cut is not None:
+        cut(args.state, args.cut)
+    config, name = stored_config(args.state)
+    if args.check:
+        coordinator = read_run(args.state)
+        print(f"{coordinator!r}\nrun {name!r} with {config}")
+        return 0
+    place = serve.Place(**given(args, serve.Place))
+    return serve.attended(config, replace(place, state_dir=str(args.state), run=name))
+
+
+def cut(folder: Path, number: int) -> None:
+    """Forget the records after `number`. Raises JournalError where there is no journal."""
+    from lightning_async.persistence import open_journal
+
+    open_journal(folder, writing=False).close()
+    journal = open_journal(folder)
+    try:
+        gone = journal.cut_after(number)
+    finally:
+        journal.close()
+    print(f"gave up {gone} records after record {number}; what workers do not hold any more of them is lost")

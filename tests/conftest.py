@@ -17,7 +17,7 @@ import pytest
 import torch
 from children import Children
 from eventually import ENOUGH_S
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 GRACE_S = 30.0  # for threads and sockets that are on their way out, on a machine that is busy
 PROC = Path("/proc/self")
@@ -25,7 +25,14 @@ OF_LIBRARIES = ("PYTEST_", "KMP_", "OMP_", "TORCH", "CUDA_", "NUMBA_", "TOKENIZE
 OF_MULTIPROCESSING = ("resource_tracker", "forkserver")  # helper processes that live as long as the interpreter
 
 torch.set_num_threads(1)
-settings.register_profile("here", deadline=None, max_examples=100, database=None, print_blob=True)
+settings.register_profile(
+    "here",
+    deadline=None,
+    max_examples=100,
+    database=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],  # of the machine, not of the strategy
+)
 settings.load_profile("here")
 
 

@@ -17,11 +17,12 @@ class Tunnel:
         self._door = socket.create_server(("127.0.0.1", 0))
         self.url = f"tcp://127.0.0.1:{self._door.getsockname()[1]}"
         self.up_bytes = self.down_bytes = self.connections = 0
+        self.held_bytes = 0  # of those who dialled, that came while it held
         self._open = threading.Event()
         self._open.set()
         self._closed = False
         self._lines: list[socket.socket] = []
-        self._threads = [threading.Thread(target=self._accept, name="tunnel")]
+        self._threads = [threading.Thread(target=self._accept, name="tunnel", daemon=True)]
         self._threads[0].start()
 
     def __enter__(self) -> Tunnel:
@@ -57,18 +58,25 @@ class Tunnel:
         while not self._closed:
             try:
                 near, _ = self._door.accept()
+            except OSError:
+                continue
+            try:
                 far = socket.create_connection(self._target)
             except OSError:
+                near.close()
                 continue
             self.connections += 1
             self._lines += [near, far]
             for source, sink, up in ((near, far, True), (far, near, False)):
-                self._threads.append(threading.Thread(target=self._pump, args=(source, sink, up), name="tunnel"))
-                self._threads[-1].start()
+                pump = threading.Thread(target=self._pump, args=(source, sink, up), name="tunnel", daemon=True)
+                self._threads.append(pump)
+                pump.start()
 
     def _pump(self, source: socket.socket, sink: socket.socket, up: bool) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65_536):
+                if up and not self._open.is_set():
+                    self.held_bytes += len(data)
                 self._open.wait()
                 sink.sendall(data)
                 if up:

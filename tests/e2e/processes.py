@@ -2,7 +2,8 @@
 
 Every process that a program starts, and every process that those start, carries a mark in its environment, so
 `alive` finds them all, whatever session, group or parent they have by now. Rule of this file: every wait polls and
-has an upper bound; the bounds are generous, since the machine may be loaded.
+has an upper bound that only a hung program reaches. A test that has to do something while a program trains lets it
+wait at a gate (`scripts/train.py`, `scripts/plain.py`), and opens it afterwards.
 """
 
 from __future__ import annotations
@@ -11,45 +12,24 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+
+from eventually import eventually
 
 SCRIPTS = Path(__file__).parent / "scripts"
+GATE = "go"
 MARK = "LIGHTNING_ASYNC_TEST"
 FOREIGN = ("LIGHTNING_ASYNC_", "SLURM_", "MASTER_", "TORCHELASTIC_", "PL_")
+JOIN = {"LIGHTNING_ASYNC_PATIENCE_S": "240"}  # by default a server has a minute to come up
 ALSO = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "LOCAL_WORLD_SIZE")
-START_S = 90.0  # importing Lightning in four processes on two busy cores
-POLL_S = 0.02
-
-
-def eventually(ready: Callable[[], Any], timeout_s: float, what: str = "") -> Any:
-    """The first true value of `ready()`; fails after `timeout_s`."""
-    deadline = time.monotonic() + timeout_s
-    while not (value := ready()):
-        assert time.monotonic() < deadline, f"not within {timeout_s:.0f} s: {what or ready}"
-        time.sleep(POLL_S)
-    return value
-
-
-def free(address: str) -> bool:
-    """Whether nobody listens at `tcp://host:port`."""
-    place = urlsplit(address)
-    with socket.socket() as probe:
-        return probe.connect_ex((place.hostname, place.port)) != 0
-
-
-def free_address() -> str:
-    """A loopback address where nobody listens now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+START_S = 180.0  # importing Lightning in four processes takes ten seconds on two cores that are free
+END_S = 240.0  # training to the end, where it takes seconds
+GONE_S = 90.0  # from the end of a run until its processes are gone: Python takes thousands of modules down
 
 
 class Program:
@@ -120,16 +100,28 @@ class Program:
 
         return dict(eventually(found, timeout_s, f"step {step} of rank {rank}")[0])
 
-    def wait(self, timeout_s: float) -> int:
+    def wait_for_gate(self, rank: int = 0) -> None:
+        """Until that rank stands at its gate."""
+
+        def there() -> bool:
+            ended = self.process.poll() is not None
+            assert self.events("gate", rank) or not ended, f"ended before the gate:\n{self.output[-4000:]}"
+            return bool(self.events("gate", rank))
+
+        eventually(there, START_S, f"rank {rank} at its gate")
+
+    def open_gate(self) -> None:
+        """Let the ranks that wait at their gate go on."""
+        (self.folder / GATE).touch()
+
+    def wait(self, timeout_s: float = END_S) -> int:
         """Its exit code."""
         eventually(lambda: self.process.poll() is not None, timeout_s, f"the end of\n{self.output[-4000:]}")
         return int(self.process.returncode)
 
-    def wait_until_gone(self, timeout_s: float) -> float:
-        """Until none of its processes is left; the seconds that it took."""
-        began = time.monotonic()
+    def wait_until_gone(self, timeout_s: float = GONE_S) -> None:
+        """Until none of its processes is left."""
         eventually(lambda: not self.alive(), timeout_s, f"left behind: {[_command(p) for p in self.alive()]}")
-        return time.monotonic() - began
 
     def server_pid(self) -> int:
         """The embedded server's process."""
@@ -177,7 +169,7 @@ def results(folder: Path) -> list[dict[str, Any]]:
 def _environment(mark: str, extra: Mapping[str, str]) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(FOREIGN) and k not in ALSO}
     root = str(Path(__file__).resolve().parents[2])
-    return {**kept, MARK: mark, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": root, **extra}
+    return {**kept, MARK: mark, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": root, **JOIN, **extra}
 
 
 def _processes() -> Iterator[int]:

@@ -1,4 +1,7 @@
-"""A process of a launch dies, or its script fails: who goes on, who ends, and that nothing is left."""
+"""A process of a launch dies, or its script fails: who goes on, who ends, and that nothing is left.
+
+Whoever is to go on waits at a gate until the other has died, so that it cannot be through before.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +10,30 @@ import signal
 from pathlib import Path
 
 import pytest
-from processes import Program, address_of, free, results, script
+from eventually import ENOUGH_S, eventually
+from ports import free
+from processes import Program, address_of, results, script
+
+from lightning_async.cli.status import ask
 
 pytestmark = pytest.mark.slow
 TWO = {"devices": 2, "strategy": {"local_steps": 2}, "trainer": {"max_steps": 100}}
-GONE_S = 15.0  # nothing here should take more than five seconds on an idle machine
+
+
+def wait_until_it_has_left(address: str, rank: int) -> None:
+    """Until the server knows that the worker of `rank` is gone."""
+    workers = lambda: ask(address, ENOUGH_S)["workers"].values()  # noqa: E731
+    eventually(lambda: [w for w in workers() if (w["rank"], w["state"]) == (rank, "gone")], 2 * ENOUGH_S, "its leave")
 
 
 def test_the_others_train_on_when_a_rank_is_killed(tmp_path: Path) -> None:
-    options = {**TWO, "devices": 3, "sleep_s": [0.02, 0.02, 0.02]}
+    options = {**TWO, "devices": 3, "gate": {"0": 11, "1": 11, "2": 11}}
     with Program(script("train", options), tmp_path) as program:
         program.wait_for_step(1, 10)
         os.kill(program.rank_pid(1), signal.SIGKILL)
-        assert program.wait(60.0) == 0
-        program.wait_until_gone(GONE_S)
+        program.open_gate()
+        assert program.wait() == 0
+        program.wait_until_gone()
     ranks = results(tmp_path)
     assert [rank["rank"] for rank in ranks] == [0, 2]
     assert [len(rank["losses"]) for rank in ranks] == [100, 100]
@@ -35,7 +48,7 @@ def test_everything_goes_when_the_first_rank_is_killed(tmp_path: Path) -> None:
         program.wait_for_step(1, 1)
         program.wait_for_step(2, 5)
         os.kill(program.rank_pid(0), signal.SIGKILL)
-        program.wait_until_gone(GONE_S)
+        program.wait_until_gone()
         assert free(address)
         assert "rank 0 has died" in program.output
     assert not results(tmp_path)
@@ -45,17 +58,20 @@ def test_an_exception_in_the_first_rank_ends_everything(tmp_path: Path) -> None:
     options = {**TWO, "trainer": {"max_steps": 10**6}, "raise_at": {"rank": 0, "step": 12}, "sleep_s": [0.0, 0.01]}
     with Program(script("train", options), tmp_path) as program:
         address = address_of(program)
-        assert program.wait(90.0) == 1
-        program.wait_until_gone(GONE_S)
+        assert program.wait() == 1
+        program.wait_until_gone()
         assert free(address)
         assert "RuntimeError: the test's own failure in rank 0" in program.output
 
 
 def test_an_exception_in_another_rank_leaves_the_rest_training(tmp_path: Path) -> None:
-    options = {**TWO, "raise_at": {"rank": 1, "step": 12}, "sleep_s": [0.02, 0.0]}
+    options = {**TWO, "raise_at": {"rank": 1, "step": 12}, "gate": {"0": 12}}
     with Program(script("train", options), tmp_path) as program:
-        assert program.wait(90.0) == 0
-        program.wait_until_gone(GONE_S)
+        program.wait_for("the test's own failure in rank 1")
+        wait_until_it_has_left(address_of(program), 1)
+        program.open_gate()
+        assert program.wait() == 0
+        program.wait_until_gone()
         assert "RuntimeError: the test's own failure in rank 1" in program.output
     (zero,) = results(tmp_path)
     assert len(zero["losses"]) == 100
@@ -70,8 +86,8 @@ def test_a_fit_whose_server_has_died_ends_with_what_to_do(tmp_path: Path) -> Non
         address = address_of(program)
         program.wait_for_step(1, 10)
         os.kill(program.server_pid(), signal.SIGKILL)
-        assert program.wait(60.0) == 1
-        program.wait_until_gone(GONE_S)
+        assert program.wait() == 1
+        program.wait_until_gone()
         assert free(address)
         assert "the embedded server has ended with code -9" in program.output
         assert "state_dir=" in program.output

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import Program, address_of, free, free_address, results, script
+from ports import free, free_address
+from processes import Program, address_of, results, script
 
 pytestmark = pytest.mark.slow
-END_S = 90.0
 TWO = {"devices": 2, "val": True, "strategy": {"local_steps": 4}, "then": ["test"]}
 TWO["trainer"] = {"max_steps": 24, "val_check_interval": 12}
 
@@ -34,16 +34,16 @@ def torchrun(folder: Path, **options: object) -> Program:
 
 def test_torchrun(tmp_path: Path) -> None:
     with torchrun(tmp_path, **TWO) as program:
-        assert program.wait(END_S) == 0
-        program.wait_until_gone(20.0)
+        assert program.wait() == 0
+        program.wait_until_gone()
         assert free(address_of(program))
     both_trained(tmp_path)
 
 
 def test_torchrun_with_another_number_of_devices_is_refused(tmp_path: Path) -> None:
     with torchrun(tmp_path, **{**TWO, "devices": 1}) as program:
-        assert program.wait(END_S) == 1
-        program.wait_until_gone(20.0)
+        assert program.wait() == 1
+        program.wait_until_gone()
         assert re.search(r"You set `devices=1`.* does not match the world size \(2\)", program.output)
         assert not program.events("step")
 
@@ -59,7 +59,7 @@ def test_slurm(tmp_path: Path) -> None:
         for rank in "01":
             task = {**job, "SLURM_PROCID": rank, "SLURM_LOCALID": rank}
             tasks.append(stack.enter_context(Program(script("train", TWO), tmp_path, task)))
-        assert [task.wait(END_S) for task in tasks] == [0, 0]
+        assert [task.wait() for task in tasks] == [0, 0]
     both_trained(tmp_path)
 
 
@@ -67,7 +67,7 @@ def test_a_shell_inside_a_slurm_job_is_no_task_of_it(tmp_path: Path) -> None:
     """`salloc` and notebooks leave some of SLURM's variables behind; one device then stands for itself."""
     left = {"SLURM_JOB_ID": "4242", "SLURM_JOB_NAME": "bash", "SLURM_NTASKS": "4", "SLURM_NNODES": "2"}
     with Program(script("train", {"trainer": {"max_steps": 8}}), tmp_path, left) as program:
-        assert program.wait(END_S) == 0
+        assert program.wait() == 0
     (alone,) = results(tmp_path)
     assert len(alone["losses"]) == 8
 
@@ -77,7 +77,7 @@ def test_data_loaders_may_spawn_their_workers(tmp_path: Path) -> None:
     loader = {"num_workers": 2, "multiprocessing_context": "spawn", "persistent_workers": True}
     options = {"loader": loader, "samples": 128, "trainer": {"max_epochs": 2}, "strategy": {"local_steps": 4}}
     with Program(script("train", options), tmp_path) as program:
-        assert program.wait(END_S) == 0
-        program.wait_until_gone(20.0)
+        assert program.wait() == 0
+        program.wait_until_gone()
     (alone,) = results(tmp_path)
     assert sorted(alone["indices"][:128]) == sorted(alone["indices"][128:]) == list(range(128))

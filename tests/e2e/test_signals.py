@@ -1,4 +1,8 @@
-"""SIGTERM and Ctrl+C, in the moments when they are hardest to answer."""
+"""SIGTERM and Ctrl+C, in the moments when they are hardest to answer.
+
+The answer takes a second or two on a machine that is free. What a wrong one would wait for takes an hour here, so the
+bounds can be so wide that no busy machine reaches them.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,13 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import Program, address_of, free, free_address, script
+from ports import free, nobody
+from processes import Program, address_of, script
 
 pytestmark = pytest.mark.slow
 ENDLESS = {"devices": 2, "strategy": {"local_steps": 2}, "trainer": {"max_steps": 10**6}, "sleep_s": [0.01, 0.01]}
-ANSWER_S = 2.0  # what is promised of this package: from the signal to the end of rank 0's program
-GONE_S = 20.0  # then Python takes Lightning's thousands of modules down, on a machine that may be busy
+ENDLESS |= {"goodbye_s": 3600.0}
+ANSWER_S = 30.0  # from the signal to the end of rank 0's program; then Python takes thousands of modules down
 
 
 def answered(program: Program, signalled_at: float) -> float:
@@ -29,8 +34,8 @@ def test_ctrl_c_ends_everything(tmp_path: Path) -> None:
         program.wait_for_step(1, 10)
         at = time.time()
         program.interrupt()
-        program.wait_until_gone(GONE_S)
-        assert program.wait(GONE_S) == 1
+        program.wait_until_gone()
+        assert program.wait() == 1
         assert answered(program, at) < ANSWER_S
         assert free(address)
 
@@ -48,9 +53,9 @@ def test_a_hung_server_does_not_hold_anybody(tmp_path: Path, number: int) -> Non
             program.interrupt()
         else:
             program.process.send_signal(number)
-        program.wait_until_gone(GONE_S)
+        program.wait_until_gone()
         assert free(address)
-        assert answered(program, at) < (ANSWER_S if number == signal.SIGINT else GONE_S / 2)
+        assert answered(program, at) < ANSWER_S
 
 
 def test_sigterm_ends_everything(tmp_path: Path) -> None:
@@ -59,20 +64,24 @@ def test_sigterm_ends_everything(tmp_path: Path) -> None:
         program.wait_for_step(1, 10)
         at = time.time()
         program.process.send_signal(signal.SIGTERM)
-        program.wait_until_gone(GONE_S)
-        assert program.wait(GONE_S) in (0, 143)
-        assert answered(program, at) < GONE_S / 2  # it waits for its children, which end likewise
+        program.wait_until_gone()
+        assert program.wait() in (0, 143)
+        assert answered(program, at) < ANSWER_S  # it waits for its children, which end likewise
         assert free(address)
+
+
+def waiting_for(address: str) -> list[str]:
+    return script("train", {"strategy": {"server": address}, "trainer": {"max_steps": 10}})
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_wait_for_a_server_can_be_ended(tmp_path: Path, number: int) -> None:
-    options = {"strategy": {"server": free_address()}, "trainer": {"max_steps": 10}}
-    with Program(script("train", options), tmp_path) as program:
+    patience = {"LIGHTNING_ASYNC_PATIENCE_S": "3600"}
+    with nobody() as address, Program(waiting_for(address), tmp_path, patience) as program:
         program.wait_for("no answer from")
         at = time.time()
         program.process.send_signal(number)
-        program.wait_until_gone(GONE_S)
-        assert program.wait(GONE_S) != 0
+        program.wait_until_gone()
+        assert program.wait() != 0
         if number == signal.SIGINT:  # before training Lightning leaves SIGTERM to the system
             assert answered(program, at) < ANSWER_S

@@ -6,23 +6,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import Program, address_of, free, results, script, serve
+from eventually import ENOUGH_S, eventually
+from ports import free
+from processes import Program, address_of, results, script, serve
 
 from lightning_async.cli.status import ask
 
-END_S = 60.0
 pytestmark = pytest.mark.slow
 
 
 class Ended:
-    """A program that went well: its results by rank, its folder and its output."""
+    """A program that went well: its results by rank, its folder and its output. A gate opens once rank 1 steps."""
 
     def __init__(self, folder: Path, options: dict[str, Any]) -> None:
         self.folder = folder
         with Program(script("train", options), folder) as program:
             self.address = address_of(program)
-            self.code = program.wait(150.0)
-            program.wait_until_gone(20.0)
+            if "gate" in options:
+                program.wait_for_step(1, 1)
+                program.open_gate()
+            self.code = program.wait()
+            program.wait_until_gone()
             self.output = program.output
         self.ranks = results(folder)
 
@@ -37,7 +41,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Ended:
 def test_every_rank_trains_to_the_end(three: Ended) -> None:
     assert three.code == 0, three.output
     assert [len(rank["losses"]) for rank in three.ranks] == [96, 96, 96]
-    assert all(sum(rank["losses"][-8:]) < 0.5 * sum(rank["losses"][:8]) for rank in three.ranks)
+    assert all(sum(rank["losses"][-8:]) / 8 < 0.5 * max(rank["losses"][:8]) for rank in three.ranks)
 
 
 def test_nothing_is_left(three: Ended) -> None:
@@ -111,30 +115,36 @@ def test_two_fits_of_one_script(tmp_path: Path) -> None:
     assert free(ended.address)
 
 
+def nobody_left(address: str) -> dict[str, Any] | None:
+    """The state of a server once nobody is there any more."""
+    state = ask(address, ENOUGH_S)
+    return None if state["live"] or state["observers"] else state
+
+
 def test_two_fits_at_a_server_that_remembers_the_first(tmp_path: Path) -> None:
     """What the ranks said to each other in the first fit must not be taken for an answer in the second."""
     with serve(tmp_path / "server", local_steps=4, workers=2) as server:
         options = {"devices": 2, "then": ["fit"], "strategy": {"server": address_of(server)}, "sleep_s": [0.0, 0.03]}
         with Program(script("train", {**options, "trainer": {"max_steps": 24}}), tmp_path) as program:
-            assert program.wait(150.0) == 0
-            program.wait_until_gone(20.0)
-        state = ask(address_of(server), 10.0)
+            assert program.wait() == 0
+            program.wait_until_gone()
+        state = eventually(lambda: nobody_left(address_of(server)), what="the leave of all")
     zero, one = results(tmp_path)
     assert zero["after_fit"] == one["after_fit"]
     assert zero["second"]["after"] == one["second"]["after"] != zero["after_fit"]
     assert [rank["second"]["steps"] for rank in (zero, one)] == [48, 48]
     assert state["steps"] == 96
-    assert state["live"] == state["observers"] == 0
 
 
 def test_unequal_workers_stop_together_when_the_run_is_over(tmp_path: Path) -> None:
-    options = {"devices": 2, "strategy": {"local_steps": 2, "total_steps": 120}, "sleep_s": [0.0, 0.06]}
-    options["trainer"] = {"max_epochs": -1}
+    """Rank 1 has made its first step when rank 0 goes on, and then takes a second for each."""
+    options = {"devices": 2, "strategy": {"local_steps": 2, "total_steps": 120}, "sleep_s": [0.0, 1.0]}
+    options |= {"trainer": {"max_epochs": -1}, "gate": {"0": 4}}
     ended = Ended(tmp_path, options)
     assert ended.code == 0, ended.output
     zero, one = (len(rank["losses"]) for rank in ended.ranks)
     assert 120 <= zero + one < 240, "the run should end soon after its 120th accepted step"
-    assert zero > one > 0
+    assert zero > one > 0, "unequal"
     report = ended.ranks[0]["report"]
     assert report["ended"].startswith("12")
     assert ended.ranks[0]["after_fit"] == ended.ranks[1]["after_fit"]

@@ -1,4 +1,9 @@
-"""A plain PyTorch loop with AsyncOptimizer: `python plain.py '{"server": "tcp://...", "steps": 40, "seed": 1}'`."""
+"""A plain PyTorch loop with AsyncOptimizer: `python plain.py '{"server": "tcp://...", "steps": 40, "seed": 1}'`.
+
+sleep_s     seconds that each step takes
+gate        the step after which it says "gate" and waits until the file `go` is there
+goodbye_s   how long it waits in the end for the server's answer to its goodbye
+"""
 
 from __future__ import annotations
 
@@ -23,6 +28,12 @@ def flat(module: nn.Module) -> list[float]:
     return [float(v) for p in module.parameters() for v in p.detach().reshape(-1)]
 
 
+def wait_at_the_gate() -> None:
+    say("gate")
+    while not os.path.exists("go"):
+        time.sleep(0.02)
+
+
 def main() -> None:
     options = json.loads(sys.argv[1])
     torch.manual_seed(options["seed"])
@@ -41,7 +52,13 @@ def main() -> None:
             optimizer.step()
             losses.append(float(loss.detach()))
             say("step", step=step)
+            if step == options.get("gate"):
+                optimizer.engine.wait(lambda: optimizer.engine._courier.idle)
+                wait_at_the_gate()
             time.sleep(options.get("sleep_s", 0.0))
+        if "goodbye_s" in options:
+            optimizer.engine.align()
+            optimizer.engine.close("done", options["goodbye_s"])
     result = {"rank": options["seed"], "initial": initial, "first": first, "losses": losses, "after": flat(model)}
     with open(f"result-{options['seed']}.json", "w") as file:
         json.dump(result, file)

@@ -8,7 +8,9 @@ It announces what happens in lines that begin with an @, and writes result-<labe
     width       hidden units of the model; another width is another model
     samples, batch, loader      the data set and its DataLoader
     sleep_s     seconds that each step of rank i takes, a list
+    gate        {"0": n}: rank 0 says "gate" after its step n and waits until the file `go` is there
     raise_at    {"rank": i, "step": n}: raise there
+    goodbye_s   how long a rank waits for the server's answer to its goodbye, unless it is in a hurry
     val         validate, with a checkpoint of the best
     loggers     CSV and TensorBoard
     then        what follows the first fit: "test", "validate", "fit"
@@ -24,16 +26,16 @@ import sys
 import time
 from typing import Any
 
-ENTERED = time.time()
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
-import torch  # noqa: E402
-from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything  # noqa: E402
-from lightning.pytorch.callbacks import ModelCheckpoint  # noqa: E402
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
-from torch.utils.data import DataLoader, Dataset  # noqa: E402
-
-from lightning_async import AsyncWANStrategy  # noqa: E402
+from lightning_async import AsyncWANStrategy
+from lightning_async.strategy import session
+from lightning_async.worker import Engine
 
 torch.set_num_threads(1)
 
@@ -99,17 +101,26 @@ class Watch(Callback):
     def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Any, index: int) -> None:
         self.losses.append(float(outputs["loss"]))
         self.steps += 1
-        say(trainer.strategy.global_rank, "step", step=self.steps, after_s=round(time.time() - ENTERED, 3))
+        rank = trainer.strategy.global_rank
+        say(rank, "step", step=self.steps)
         fault = self.options.get("raise_at", {})
-        if fault and (fault["rank"], fault["step"]) == (trainer.strategy.global_rank, self.steps):
+        if fault and (fault["rank"], fault["step"]) == (rank, self.steps):
             raise RuntimeError(f"the test's own failure in rank {fault['rank']}")
+        if self.options.get("gate", {}).get(str(rank)) == self.steps:
+            wait_at_the_gate(rank)
         naps = self.options.get("sleep_s", [])
         if naps:
-            time.sleep(naps[trainer.strategy.global_rank])
+            time.sleep(naps[rank])
 
 
 def say(rank: int, event: str, **values: Any) -> None:
     os.write(1, f"@{json.dumps({'event': event, 'rank': rank, **values})}\n".encode())  # one write: lines stay whole
+
+
+def wait_at_the_gate(rank: int) -> None:
+    say(rank, "gate")
+    while not os.path.exists("go"):
+        time.sleep(0.02)
 
 
 def build(options: dict[str, Any], watch: Watch) -> Trainer:
@@ -132,6 +143,9 @@ def build(options: dict[str, Any], watch: Watch) -> Trainer:
 
 def main() -> None:
     options = json.loads(sys.argv[1])
+    if "goodbye_s" in options:
+        session.GOODBYE_S = options["goodbye_s"]
+        Engine.close.__defaults__ = ("done", options["goodbye_s"])
     rank = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", "0")))
     say(rank, "begin", pid=os.getpid())
     seed_everything(options.get("seed", 1) + 100 * rank, verbose=False)  # every rank would begin elsewhere by itself

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import trusted_update
+from eventually import ENOUGH_S
 
 from lightning_async.cli import main as cli
 from lightning_async.cli.hosting import Hosted, host
@@ -29,12 +30,12 @@ TENSORS = [["w", [2], "float32", "parameter"]]
 def hosted(tmp_path: Path) -> Iterator[Hosted]:
     ending: list[str] = []
     server = host(RunConfig(), "run", "tcp://127.0.0.1:0", state_dir=str(tmp_path / "state"))
-    thread = threading.Thread(target=server.serve, args=(lambda: "".join(ending), lambda: True))
+    thread = threading.Thread(target=server.serve, args=(lambda: "".join(ending), lambda: True), daemon=True)
     thread.start()
     yield server
     ending.append("done")
     server.service.wake()
-    thread.join(timeout=20.0)
+    thread.join(ENOUGH_S)
     server.service.close()
     assert not thread.is_alive()
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from eventually import ENOUGH_S
 
 LIGHTNINGS_OWN = (
     "ignore:.*LeafSpec.*is deprecated:FutureWarning",  # of torch, about Lightning's CombinedLoader
@@ -29,13 +30,22 @@ def _no_progress_bar_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
+def _no_haste(unhurried: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does a fit that failed leave before the server has heard it."""
+    monkeypatch.setattr("lightning_async.strategy.session.GOODBYE_S", ENOUGH_S)
+    monkeypatch.setattr("lightning_async.strategy.session.HASTY_S", ENOUGH_S)
+
+
+@pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
     """Lightning changes process-wide state; the next test finds it as this one did."""
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
     dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
     yield
-    assert torch.get_default_dtype() == dtype
-    assert torch.is_grad_enabled()
+    after = torch.get_default_dtype(), torch.is_grad_enabled()
+    torch.set_default_dtype(dtype)
+    torch.set_grad_enabled(True)
     torch.set_num_threads(threads)
     rank_zero_only.rank = 0
+    assert after == (dtype, True)

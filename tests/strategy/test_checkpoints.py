@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 import pickle
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 from models import STEPS, Checked, Net, fit, furthest, loader, sgd, state, trainer
+from ports import free_address
 from test_callbacks import published
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import ExponentialLR
@@ -100,15 +100,12 @@ def elsewhere(name: str) -> Iterator[Any]:
         for key in ("LOCAL_RANK", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK"):
             environment.setenv(key, "127.0.0.1" if key == "MASTER_ADDR" else "0")  # ... so no child is looked after
         environment.setenv("WORLD_SIZE", "1")
-        environment.setenv("MASTER_PORT", str(free_port()))
-        yield DDPStrategy(process_group_backend="gloo")
-    torch.distributed.destroy_process_group()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        environment.setenv("MASTER_PORT", free_address().rpartition(":")[2])
+        try:
+            yield DDPStrategy(process_group_backend="gloo")
+        finally:
+            if torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("config", [{"submit": "gradient", "local_steps": 1}, {"local_steps": 1}], ids=str)

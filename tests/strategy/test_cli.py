@@ -133,7 +133,7 @@ def test_help_shows_every_argument_with_its_text() -> None:
         "--trainer.strategy.help",
         "lightning_async.AsyncWANStrategy",
     ]
-    out = " ".join(subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout.split())
+    out = " ".join(subprocess.run(command, capture_output=True, text=True, timeout=240, check=True).stdout.split())
     assert "Train one model together with workers" in out
     for name, text in {
         "local_steps": "optimizer steps in a round",

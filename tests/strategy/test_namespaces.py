@@ -47,7 +47,7 @@ for strategy in (AsyncWANStrategy(), "async_wan"):
 
 def run(code: str, *arguments: str) -> str:
     command = [sys.executable, "-W", "ignore", "-c", code, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=Path(__file__).parent)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, cwd=Path(__file__).parent)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -55,7 +55,7 @@ def test_two_workers_never_train_on_the_same_sample_of_a_pass(shuffle: bool) -> 
     with ServerThread(RunConfig(local_steps=2, workers=2)) as server:
         trainers = [trainer(AsyncWANStrategy(server.address), max_epochs=2) for _ in modules]
         threads = [
-            threading.Thread(target=t.fit, args=(m, numbered(shuffle=shuffle)))
+            threading.Thread(target=t.fit, args=(m, numbered(shuffle=shuffle)), daemon=True)
             for t, m in zip(trainers, modules, strict=True)
         ]
         for thread in threads:

@@ -117,8 +117,9 @@ def test_stop_asked_ends_a_loop() -> None:
 
 
 def test_two_in_two_threads_train_one_model() -> None:
-    nets = [model(1), model(2)]
-    barrier, seen = threading.Barrier(2), []
+    """Compared once both have sent all and before one leaves, for then what waits for a quorum alone is stepped."""
+    nets, held = [model(1), model(2)], {}
+    barrier = threading.Barrier(2)
     with ServerThread(RunConfig(local_steps=2, quorum=2, workers=2)) as server:
 
         def train(index: int) -> None:
@@ -126,10 +127,10 @@ def test_two_in_two_threads_train_one_model() -> None:
             with AsyncOptimizer(optimizer, nets[index], server.address) as shared:
                 barrier.wait(ENOUGH_S)
                 loop(nets[index], shared, 20, seed=index)
-                shared.engine.align()
+                shared.engine.flush()
                 barrier.wait(ENOUGH_S)
-                if index == 0:
-                    seen.append(published(server))  # before the last one's leave lets what waits alone be stepped
+                shared.engine.align()
+                held[index] = flat(nets[index]), published(server)
                 barrier.wait(ENOUGH_S)
 
         threads = [threading.Thread(target=train, args=(index,), daemon=True) for index in range(2)]
@@ -138,8 +139,9 @@ def test_two_in_two_threads_train_one_model() -> None:
         for thread in threads:
             thread.join()
         assert server.coordinator.run.steps_total == 40
-        assert torch.equal(flat(nets[0]), flat(nets[1]))
-        assert torch.equal(flat(nets[0]), seen[0])
+        assert server.coordinator.run.version > 0
+    assert torch.equal(held[0][0], held[1][0])
+    assert torch.equal(held[0][0], held[0][1])
 
 
 def test_its_updates_weigh_by_the_samples_in_them() -> None:
@@ -149,6 +151,33 @@ def test_its_updates_weigh_by_the_samples_in_them() -> None:
             loop(net, shared, 8)
         (worker,) = server.coordinator.run.members
         assert worker.samples == 8 * 32
+
+
+def test_the_last_to_leave_holds_what_still_waited_for_a_quorum() -> None:
+    """Its own goodbye is what makes the server step; nothing that was accepted is missing in its model."""
+    net = model()
+    with ServerThread(RunConfig(local_steps=2, quorum=2)) as server:
+        with AsyncOptimizer(torch.optim.SGD(net.parameters(), lr=0.1), net, server.address) as optimizer:
+            start = flat(net)
+            loop(net, optimizer, steps=5)
+            assert server.coordinator.run.version == 0
+        run = server.coordinator.run
+        assert (run.version, run.steps_total) == (1, 5)
+        assert not torch.equal(flat(net), start)
+        assert torch.equal(flat(net), published(server))
+        assert not [member for member in run.members if member.alive]
+
+
+def test_who_leaves_a_robust_run_is_told_what_waits(caplog: pytest.LogCaptureFixture) -> None:
+    net = model()
+    with ServerThread(RunConfig(local_steps=2, quorum=3, aggregation="median")) as server:
+        with AsyncOptimizer(torch.optim.SGD(net.parameters(), lr=0.1), net, server.address) as optimizer:
+            loop(net, optimizer, steps=5)
+        assert torch.equal(flat(net), published(server))
+        assert server.coordinator.run.version == 0
+        assert "5 local steps of this worker wait for others" in caplog.text
+        server.close()
+    assert "Dropped" in caplog.text
 
 
 @pytest.mark.parametrize("closures", [False, True])

@@ -6,6 +6,7 @@ import time
 
 import pytest
 import torch
+from eventually import ENOUGH_S
 from torch import nn
 
 from lightning_async.config import RunConfig
@@ -34,7 +35,7 @@ def rounds(worker: AsyncOptimizer, times: int) -> None:
 
 def follow(worker: AsyncOptimizer, version: int) -> None:
     """Wait until the worker has heard of `version`, then let it make a step, which merges it."""
-    deadline = time.monotonic() + 20.0
+    deadline = time.monotonic() + ENOUGH_S
     while worker.engine.replica.version < version and time.monotonic() < deadline:
         step(worker, 1)
         worker.engine.wait(lambda: worker.engine._courier.has_news, 0.2)

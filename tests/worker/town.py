@@ -15,7 +15,7 @@ from lightning_async.transport import memory
 from lightning_async.transport.base import Connection, Traffic
 from lightning_async.transport.faults import FaultyConnection, Script, connection_with
 from lightning_async.wire import messages as m
-from lightning_async.wire.frames import Frame
+from lightning_async.wire.frames import Frame, unpack
 from lightning_async.worker.link import Link
 
 D = 6
@@ -46,6 +46,32 @@ class Altering(Connection):
 
     def receive(self, timeout_s: float) -> list[memoryview] | None:
         return self._inner.receive(timeout_s)
+
+    def wake(self) -> None:
+        self._inner.wake()
+
+    def traffic(self) -> Traffic:
+        return self._inner.traffic()
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+class Losing(Connection):
+    """Loses the next `lose` receipts that come, whatever comes between them."""
+
+    def __init__(self, inner: Connection) -> None:
+        self._inner, self.lose = inner, 0
+
+    def send(self, frames: Sequence[Frame]) -> None:
+        self._inner.send(frames)
+
+    def receive(self, timeout_s: float) -> list[memoryview] | None:
+        frames = self._inner.receive(timeout_s)
+        if frames is None or not self.lose or not isinstance(unpack(frames).message, m.Receipt):
+            return frames
+        self.lose -= 1
+        return None
 
     def wake(self) -> None:
         self._inner.wake()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -123,18 +123,16 @@ def first_parameters(payload: Sequence[Frame], layout: Layout) -> tuple[Tensor, 
     return parameters, buffers
 
 
-def check_norm(vector: Row, recent: Mapping[str, Sequence[float]]) -> Refusal | float:
-    """The update's norm, or a refusal when it is far outside of what this run has seen.
+def check_norm(vector: Row, usual: float | None) -> Refusal | float:
+    """The update's norm, or a refusal when it is more than NORM_FACTOR times the `usual` one (norms.py).
 
-    `recent`: the last norms of each worker. Their bound is NORM_FACTOR times the median of the workers' medians, so a
-    worker that submits more often than others has no more say in it: it can neither raise the bound nor have the
-    others refused by sending next to nothing.
+    That is a median of the workers' own, so who submits more often than others can neither raise the bound nor have
+    the others refused by sending next to nothing.
     """
     norm = float(torch.linalg.vector_norm(vector.values if isinstance(vector, Sparse) else vector))
-    seen = sum(map(len, recent.values()))
-    if seen >= 8 and norm > NORM_FACTOR * (typical := statistics.median(map(statistics.median, recent.values()))) > 0:
+    if usual is not None and norm > NORM_FACTOR * usual > 0:
         return Refusal(
-            Reason.NORM, f"norm {norm:.3g}; the last updates have {typical:.3g}, and {NORM_FACTOR:.0f}x is allowed"
+            Reason.NORM, f"norm {norm:.3g}; the last updates have {usual:.3g}, and {NORM_FACTOR:.0f}x is allowed"
         )
     return norm
 

@@ -88,6 +88,7 @@ class Members:
     def __init__(self) -> None:
         self._by_name: dict[str, Member] = {}
         self._by_peer: dict[bytes, Member] = {}
+        self._workers: list[Member] | None = None  # made when somebody asks, until one comes or goes
 
     def __iter__(self) -> Iterator[Member]:
         return iter(self._by_name.values())
@@ -99,12 +100,14 @@ class Members:
         return self._by_name.get(name)
 
     def workers(self) -> list[Member]:
-        """The live workers."""
-        return [member for member in self if member.counts]
+        """The live workers, in the order in which their names first came; not to be changed."""
+        if self._workers is None:
+            self._workers = [member for member in self if member.counts]
+        return self._workers
 
     def voters(self) -> list[Member]:
         """The live workers whose updates are taken: those that a quorum is counted from."""
-        return [member for member in self if member.counts and not member.quarantined]
+        return [member for member in self.workers() if member.barred_until is None]
 
     def has_room(self, most: int) -> bool:
         """Whether a new name may come. At the bound, one that has gone and never gave anything is forgotten for it."""
@@ -117,14 +120,15 @@ class Members:
 
     def remember(self, member: Member) -> None:
         """Put a member of an earlier life of this run back; it is away until it says Hello."""
-        self._by_name[member.name] = member
+        self._by_name[member.name], self._workers = member, None
 
     def revive(self, member: Member) -> None:
         """A remembered member is not away: it speaks through its peer."""
-        self._by_peer[member.peer] = member
+        self._by_peer[member.peer], self._workers = member, None
 
     def enter(self, hello: Hello, peer: bytes, now: float) -> Member:
         """The member that `hello` makes or brings back; its numbers continue where they were."""
+        self._workers = None
         member = self._by_name.get(hello.worker)
         if member is None:
             member = Member(
@@ -144,7 +148,7 @@ class Members:
     def leave(self, member: Member) -> None:
         """It goes; its numbers and its updates stay. What was silence at the end is no part of its stay."""
         member.before_s = member.seconds(member.seen_at)
-        member.state = State.GONE
+        member.state, self._workers = State.GONE, None
         self._by_peer.pop(member.peer, None)
 
 

@@ -8,7 +8,6 @@ stays a variance and a single worker's statistics are taken as they are.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,14 +25,13 @@ from lightning_async.server.admission import NORM_FACTOR, Refusal, check_norm, f
 from lightning_async.server.buffer import Buffer, Slot, mixed, union
 from lightning_async.server.judging import Judge
 from lightning_async.server.members import Member
+from lightning_async.server.norms import Norms
 from lightning_async.server.reputation import Review, review
 from lightning_async.server.rules import Rules
 from lightning_async.server.store import Store
 from lightning_async.sparse import Sparse
 from lightning_async.wire.frames import Frame
 from lightning_async.wire.messages import Reason
-
-NORMS_KEPT = 8  # of each worker
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ class Stepper:
         self._outer_state = self._outer.init(layout.d) if config.submit == "update" else {}
         self._aggregator_state: dict[int, dict[str, Tensor]] = {}
         self.waiting = [Buffer() for _ in range(self.groups)]
-        self._norms: list[dict[str, deque[float]]] = [{} for _ in range(self.groups)]
+        self._norms = [Norms() for _ in range(self.groups)]
         self._judge = None if rules.filter is None else Judge(rules.filter, layout, self.groups, rules.private)
         if self._judge is not None:
             self._judge.watch(self.store, ())
@@ -88,13 +86,12 @@ class Stepper:
 
     def check_norm(self, group: int, worker: str, vector: Row) -> Refusal | None:
         """Refuse an update that is far longer than the last ones of its group; remember its norm otherwise."""
-        recent = self._norms[group]
-        norm = check_norm(vector, recent)
-        own = recent.setdefault(worker, deque(maxlen=NORMS_KEPT))
-        if isinstance(norm, Refusal):
-            own.append(NORM_FACTOR * min(own, default=0.0))  # a run whose steps grow for good gets there, step by step
+        norms = self._norms[group]
+        norm = check_norm(vector, norms.usual)
+        if isinstance(norm, Refusal):  # a run whose steps grow for good gets there, step by step
+            norms.note(worker, NORM_FACTOR * norms.smallest(worker))
             return norm
-        own.append(norm)
+        norms.note(worker, norm)
         return None
 
     def check_hyper(self, group: int, hyper: Sequence[Any]) -> Refusal | None:
@@ -237,7 +234,7 @@ class Stepper:
             "version": self.store.version,
             "filters": filters,
             "optimizers": self._optimizers,
-            "norms": [{worker: list(norms) for worker, norms in group.items()} for group in self._norms],
+            "norms": [norms.dump() for norms in self._norms],
             "aggregators": [[group, list(state)] for group, state in self._aggregator_state.items()],
             "waiting": [[slot.numbers for slot in buffer] for buffer in self.waiting],
         }
@@ -252,8 +249,7 @@ class Stepper:
         stepper = cls(config, rules, layout, record["optimizers"], payload)
         stepper.store.restore(tensors, record["version"])
         stepper.load({path.removeprefix("state/"): v for path, v in tensors.items() if path.startswith("state/")})
-        for norms, kept in zip(stepper._norms, record["norms"], strict=True):
-            norms |= {worker: deque(values, NORMS_KEPT) for worker, values in kept.items()}
+        stepper._norms = [Norms.restored(kept) for kept in record["norms"]]
         for group, keys in record["aggregators"]:
             stepper._aggregator_state[group] = {key: tensors[f"aggregator/{group}/{key}"] for key in keys}
         if stepper._judge is not None:

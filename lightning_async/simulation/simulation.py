@@ -6,6 +6,7 @@ runs on real machines. The same scenario and seed give the same result, bit for 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -23,7 +24,7 @@ from lightning_async.simulation.scenario import Place, Scenario
 from lightning_async.simulation.tasks import Task
 from lightning_async.simulation.tasks import task as task_named
 from lightning_async.simulation.worker import Worker
-from lightning_async.telemetry import events
+from lightning_async.telemetry import Sink, events
 
 
 class Simulation:
@@ -32,9 +33,10 @@ class Simulation:
     Args:
         scenario: what happens.
         task: what is trained, in place of the scenario's own.
+        sinks: told every event of the server.
     """
 
-    def __init__(self, scenario: Scenario, task: Task | None = None) -> None:
+    def __init__(self, scenario: Scenario, task: Task | None = None, sinks: Iterable[Sink] = ()) -> None:
         self.scenario, self.task = scenario, task_named(scenario.task) if task is None else task
         places = list(scenario.places())
         config = scenario.run if scenario.run.workers > 1 else replace(scenario.run, workers=len(places))
@@ -42,7 +44,7 @@ class Simulation:
         self.coordinator = Coordinator(config, scenario.name)
         self._watch = Watch(self)
         self._gate = Gate(self.clock, lambda: self._service.turn())
-        self._service = Service(self.coordinator, self._gate, [self._watch], self.clock.read)
+        self._service = Service(self.coordinator, self._gate, [self._watch, *sinks], self.clock.read)
         self._rng = np.random.default_rng([scenario.seed, 2**32])
         self._server = self._pipes(scenario.server)
         self._sites = {place.group.name: self._site(place) for place in places}

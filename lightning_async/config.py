@@ -15,6 +15,10 @@ from lightning_async.errors import ConfigError
 
 Submit = Literal["update", "gradient"]
 ROUNDS_IN_ONE = 20  # an update holds its own round, and refused ones whose progress goes with it
+MODES: dict[str, dict[str, tuple[Any, ...]]] = {  # mode -> what it sets: the value, and other ways to write it
+    "async": {},
+    "sync": {"staleness": ("fixed(bound=0)", "fixed(0)", "0", 0), "quorum": ("all",)},
+}
 SPECS = ("compression", "download_compression", "aggregation", "outer", "staleness", "weight")
 
 
@@ -37,6 +41,8 @@ class RunConfig:
         quorum: distinct workers whose updates make a step; "all" means every live worker. None: 1 for "mean"; for a
             robust rule two thirds of `workers` and one, n - floor((n - 1) / 3), or what the rule needs, if more.
         grace_s: once the quorum is there, how long to wait for more workers, seconds.
+        barrier_s: with quorum "all", how long a step waits for a worker, from the begin of its round, seconds. None:
+            four times its usual round, at least `patience_s`.
         quarantine_below: a worker whose reputation (0 to 1) falls below this is excluded for a time; needs a
             robust rule. None: nobody is.
         workers: workers expected; sizes each worker's share of an epoch, and how many the run waits for at its start.
@@ -58,6 +64,7 @@ class RunConfig:
     weight: str = "constant"
     quorum: int | Literal["all"] | None = None
     grace_s: float = 0.0
+    barrier_s: float | None = None
     quarantine_below: float | None = None
     workers: int = 1
     total_steps: int | None = None
@@ -85,6 +92,8 @@ class RunConfig:
         _require(_whole(self.seed, -(2**63)), "seed", self.seed, "an integer")
         _require(isinstance(self.follow, bool), "follow", self.follow, "True or False")
         _require(0 <= self.grace_s < math.inf, "grace_s", self.grace_s, "seconds >= 0")
+        wait = self.barrier_s
+        _require(wait is None or 0 < wait < math.inf, "barrier_s", wait, "finite seconds > 0, or None")
         share = self.quarantine_below
         _require(share is None or 0 < share < 1, "quarantine_below", share, "a number between 0 and 1, or None")
         more = f"finite seconds, more than beat_s={self.beat_s}, itself more than 0"
@@ -113,14 +122,32 @@ def _require(holds: bool, name: str, got: object, expected: str) -> None:
 
 def read_config(values: Mapping[str, Any]) -> RunConfig:
     """The configuration in `values` (YAML, JSON, or a peer's Welcome). Raises ConfigError, also for unknown names."""
-    known = {field.name for field in fields(RunConfig)}
+    known = {field.name for field in fields(RunConfig)} | {"mode"}
     unknown = sorted(set(values) - known)
     if unknown:
         raise ConfigError(f"unknown configuration {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+    values = expanded(values)
+    bound = values.get("staleness")
+    if isinstance(bound, int) and not isinstance(bound, bool):
+        values["staleness"] = f"fixed(bound={bound})"
     try:
         return RunConfig(**values)
     except TypeError as error:
         raise ConfigError(f"configuration of the wrong type: {error}") from error
+
+
+def expanded(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` with `mode`, if there is one, replaced by what it stands for. Raises ConfigError."""
+    rest = {name: value for name, value in values.items() if name != "mode"}
+    mode = values.get("mode")
+    if mode is not None and mode not in MODES:
+        raise ConfigError(f"mode: got {mode!r}, expected {' or '.join(map(repr, MODES))}")
+    for name, (value, *others) in MODES.get(mode or "async", {}).items():
+        got = rest.get(name)
+        if got is not None and got not in (value, *others):
+            raise ConfigError(f"mode={mode!r} means {name}={value!r}; got {name}={got!r}. Leave one of them out")
+        rest[name] = value
+    return rest
 
 
 def contradictions(run: RunConfig, claims: Mapping[str, str]) -> list[str]:

@@ -15,7 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from lightning_async.cli.options import add_fields, given
-from lightning_async.config import RunConfig, read_config
+from lightning_async.config import MODES, RunConfig, read_config
 from lightning_async.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -66,6 +66,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--embedded", action="store_true", help="for programs: take orders on stdin, see cli/embedded.py"
     )
+    parser.add_argument(
+        "--mode", choices=list(MODES), default=argparse.SUPPRESS, help='"sync" is short for --staleness 0 --quorum all.'
+    )
     add_fields(parser, Place, "place")
     add_fields(parser, RunConfig, "run")
 
@@ -75,7 +78,9 @@ def run(args: argparse.Namespace) -> int:
         from lightning_async.cli import embedded
 
         return embedded.run()
-    config, place = configured(read_file(args.config), {**given(args, Place), **given(args, RunConfig)})
+    mode = {"mode": args.mode} if hasattr(args, "mode") else {}
+    flags = {**mode, **given(args, Place), **given(args, RunConfig)}
+    config, place = configured(read_file(args.config), flags)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     attendant = Attendant()
     signal.signal(signal.SIGINT, attendant.signalled)

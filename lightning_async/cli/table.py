@@ -9,7 +9,10 @@ from typing import Any
 from lightning_async.errors import ProtocolError
 
 BAR = 40  # characters of the longest bar
-NAMES = "worker, state, accepted, refused, score, steps, samples, s/round, staleness, loss, up, down, silent"
+NAMES = (
+    "worker, state, accepted, refused, taken, score, steps, samples, s/round, staleness, mean, p99, bound, loss, up, "
+    "down, silent"
+)
 COLUMNS = NAMES.split(", ")
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
@@ -49,19 +52,29 @@ def _workers(state: Mapping[str, Any]) -> str:
 def _row(name: str, worker: Mapping[str, Any]) -> list[str]:
     return [
         plain(name),
-        "quarantined" if worker.get("quarantined_until") is not None else plain(worker["state"]),
+        _state(worker),
         str(worker["accepted"]),
         str(sum(worker["refused"].values())),
+        _percent(worker.get("acceptance")),
         _score(worker.get("reputation", {})),
         f"{worker['steps']:,}",
         f"{worker['samples']:,}",
         _number(worker["round_s"]),
         _spread(worker["staleness"]),
+        _number(worker.get("staleness_mean")),
+        _number(worker.get("staleness_p99")),
+        _number(worker.get("bound")),
         _number(worker["loss"]),
         size(worker["sent_bytes"]),
         size(worker["received_bytes"]),
         _duration(worker["silent_s"]),
     ]
+
+
+def _state(worker: Mapping[str, Any]) -> str:
+    if worker.get("quarantined_until") is not None:
+        return "quarantined"
+    return "late" if worker.get("late") else plain(worker["state"])
 
 
 def _score(reputation: Mapping[str, Any]) -> str:
@@ -123,6 +136,10 @@ def size(count: float) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f} %"
 
 
 def _duration(seconds: float) -> str:

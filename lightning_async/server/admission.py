@@ -21,7 +21,6 @@ from lightning_async.errors import PayloadError
 from lightning_async.layout import Layout
 from lightning_async.server.members import Member
 from lightning_async.sparse import Sparse
-from lightning_async.staleness import Policy
 from lightning_async.wire.frames import Frame
 from lightning_async.wire.messages import Push, Reason
 
@@ -37,7 +36,7 @@ class Refusal:
     detail: str
 
 
-def check_place(push: Push, member: Member, version: int, policy: Policy, digest: str) -> Refusal | None:
+def check_place(push: Push, member: Member, version: int, bound: float, digest: str) -> Refusal | None:
     """Whether this push of this worker has a place in the run: layout, sequence, base version, staleness."""
     if push.digest != digest:
         return Refusal(Reason.LAYOUT, f"update for layout {push.digest[:40]}; this run has {digest}")
@@ -46,8 +45,8 @@ def check_place(push: Push, member: Member, version: int, policy: Policy, digest
     if push.base < 0 or push.base > version:
         return Refusal(Reason.FUTURE, f"base version {push.base}; this run is at version {version}")
     staleness = version - push.base
-    if staleness > policy.bound:
-        return Refusal(Reason.STALE, f"staleness {staleness} versions; the bound is {policy.bound:.0f}")
+    if staleness > bound:
+        return Refusal(Reason.STALE, f"staleness {staleness} versions; the bound is {bound:.0f}")
     return None
 
 

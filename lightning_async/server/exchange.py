@@ -7,7 +7,7 @@ from dataclasses import replace
 from lightning_async.codecs import bind
 from lightning_async.errors import ConfigError, PayloadError
 from lightning_async.layout import difference
-from lightning_async.server import admission
+from lightning_async.server import admission, pacing
 from lightning_async.server.actions import Limit
 from lightning_async.server.admission import Refusal
 from lightning_async.server.buffer import Slot
@@ -38,6 +38,7 @@ def init(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m.
     run.emit(events.Initialised(time_s=run.now, worker=member.name, parameters=run.layout.d, buffers=run.layout.b))
     limit(run)
     start_members(run)
+    pacing.note_start(run)
     return run.ack()
 
 
@@ -131,6 +132,7 @@ def push(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m.
     member.last_seq = max(member.last_seq, push.seq)
     member.keep(receipt)  # before anything that may break: who is told of a failure asks again, and gets this one
     tell(run, member, push, receipt, envelope.payload)
+    pacing.note_arrival(run, member)
     step_when_ready(run)
     return replace(receipt, stop=bool(run.ended))
 
@@ -160,7 +162,7 @@ def read_update(run: Run, member: Member, push: m.Push, payload: tuple[Frame, ..
     if run.ended:
         return Refusal(Reason.STOPPING, f"the run has ended: {run.ended}")
     refusal = check_standing(member) or admission.check_place(
-        push, member, run.version, run.rules.policy, run.layout.digest
+        push, member, run.version, pacing.bound(run, member), run.layout.digest
     )
     refusal = refusal or admission.check_claims(push, run.config, run.stepper.groups, len(run.layout.parameters))
     refusal = refusal or run.stepper.check_hyper(push.group, push.hyper)
@@ -216,7 +218,7 @@ def step_when_ready(run: Run, last: bool = False) -> None:
     if run.stepper is None:
         return
     note_shortage(run)
-    live = run.members.voters()
+    live = pacing.awaited(run)
     for group in range(run.stepper.groups):
         while (made := run.stepper.step(group, live, run.now, last)) is not None:
             stepped(run, made)
@@ -233,6 +235,7 @@ def stepped(run: Run, made: Made) -> None:
     if made.dropped:
         run.emit(events.Dropped(time_s=run.now, worker=slots[0].worker, seq=slots[0].seq, why=made.dropped))
     else:
+        pacing.note_version(run)
         run.emit(
             events.Stepped(
                 time_s=run.now,
@@ -261,6 +264,7 @@ def depart(run: Run, member: Member, why: str, said: bool = False) -> None:
     may come back.
     """
     run.members.leave(member)
+    member.pace = member.pace.away()
     run.waiting = [w for w in run.waiting if w.peer != member.peer]
     run.emit(events.Left(time_s=run.now, worker=member.name, why=why))
     step_when_ready(run, last=said and not run.members.workers())

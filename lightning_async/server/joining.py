@@ -30,6 +30,8 @@ def hello(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m
     if member is not None and member is not known:
         depart(run, member, f"goes on as {hello.worker!r}")
     entered = run.members.enter(hello, peer, run.now)
+    if entered.pace.since is None:
+        entered.pace = entered.pace.begun(run.now, max(0, run.version))
     entered.layout = layout if run.layout is None else None
     asked = asks_for_parameters(run, entered)
     run.emit(events.Joined(time_s=run.now, worker=entered.name, again=again))

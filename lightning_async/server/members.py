@@ -13,6 +13,7 @@ from typing import Any
 
 from lightning_async.layout import Layout
 from lightning_async.server.reputation import Reputation
+from lightning_async.staleness import Pace
 from lightning_async.telemetry import Ewma, Histogram
 from lightning_async.wire.messages import Hello, Receipt
 from lightning_async.wire.session import State
@@ -46,7 +47,8 @@ class Member:
     samples: int = 0
     last_samples: int = 0
     staleness: Histogram = field(default_factory=Histogram)
-    round_s: Ewma = field(default_factory=Ewma)
+    round_s: Ewma = field(default_factory=Ewma)  # as the worker says
+    pace: Pace = field(default_factory=Pace)  # as the server sees
     loss: float | None = None
     hyper: dict[int, list[Any]] = field(default_factory=dict)
     sent_bytes: int = 0  # as the worker counts at its own socket
@@ -140,6 +142,7 @@ class Members:
             member.joined_at, member.state = now, State.JOINED
         if member.instance != hello.instance:
             member.receipts.clear()
+            member.pace = member.pace.away()
         member.instance, member.role, member.group, member.rank = hello.instance, hello.role, hello.group, hello.rank
         member.peer, member.digest, member.seen_at, member.host = peer, hello.digest, now, _facts(hello.host)
         self._by_peer[peer] = member

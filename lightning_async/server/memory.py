@@ -24,12 +24,15 @@ from lightning_async.server.members import Member
 from lightning_async.server.reputation import Reputation
 from lightning_async.server.run import Run
 from lightning_async.server.stepping import Stepper
+from lightning_async.staleness import Pace, Rate
 from lightning_async.telemetry import Ewma, Histogram
 from lightning_async.wire.messages import Receipt
 from lightning_async.wire.session import State
 
 # What may differ between a snapshot and the configuration that it is restored under: nothing stored depends on it.
-FREE = frozenset({"total_steps", "workers", "quorum", "grace_s", "quarantine_below", "beat_s", "patience_s"})
+FREE = frozenset(
+    {"total_steps", "workers", "quorum", "grace_s", "quarantine_below", "barrier_s", "beat_s", "patience_s"}
+)
 WHO = ("instance", "role", "group", "rank")
 COUNTS = ("last_seq", "included", "accepted", "steps", "samples", "last_samples", "sent_bytes", "received_bytes")
 NUMBERS = (*WHO, *COUNTS, "loss", "codec", "barred", "barred_until")
@@ -43,6 +46,7 @@ def dump(run: Run) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "config": run.config.as_dict(),
         "steps_total": run.steps_total,
         "staleness": run.staleness.as_dict(),
+        "rate": run.rate.as_dict(),
         "refused_strangers": run.refused_strangers,
         "initialiser": run.initialiser,
         "streams": {name: [stream.length, stream.position] for name, stream in run.streams.items()},
@@ -65,7 +69,7 @@ def restore(run: Run, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
         )
     run.name, run.initialiser = record["run"], record["initialiser"]
     run.steps_total, run.refused_strangers = record["steps_total"], record["refused_strangers"]
-    run.staleness = _histogram(record["staleness"])
+    run.staleness, run.rate = _histogram(record["staleness"]), Rate.read(record["rate"]).paused()
     run.streams = {name: Stream(*values) for name, values in record["streams"].items()}
     run.shared = dict(record["shared"])
     for name, values in record["members"].items():
@@ -96,6 +100,7 @@ def _member(member: Member, now: float) -> dict[str, Any]:
         "refused": dict(member.refused),
         "staleness": member.staleness.as_dict(),
         "round_s": member.round_s.value,
+        "pace": member.pace.as_dict(),
         "reputation": member.reputation.as_dict(),
         "hyper": {str(group): copy.deepcopy(report) for group, report in member.hyper.items()},
         "receipts": [asdict(receipt) for receipt in member.receipts.values()],
@@ -108,7 +113,7 @@ def _read_member(name: str, values: Mapping[str, Any]) -> Member:
         setattr(member, key, values[key])
     member.before_s, member.refused = values["before_s"], Counter(values["refused"])
     member.staleness, member.round_s = _histogram(values["staleness"]), Ewma(values["round_s"])
-    member.reputation = Reputation.read(values["reputation"])
+    member.reputation, member.pace = Reputation.read(values["reputation"]), Pace.read(values["pace"]).away()
     member.hyper = {int(group): report for group, report in values["hyper"].items()}
     member.receipts = OrderedDict((row["seq"], Receipt(**row)) for row in values["receipts"])
     return member

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+from lightning_async.server import pacing
 from lightning_async.server.members import Member
 from lightning_async.server.run import Run
 from lightning_async.server.standing import shortage
+from lightning_async.telemetry import Histogram
 
 MOST_SHOWN = 1000  # members in one report, the live ones first
 
@@ -46,6 +49,8 @@ def state(run: Run, now: float) -> dict[str, Any]:
         "live": len(live),
         "quorum": _quorum(run),
         "staleness": run.staleness.as_dict(),
+        **_ages(run.staleness),
+        "acceptance": _share(sum(m.accepted for m in workers), sum(m.refused.total() for m in workers)),
         "refused_strangers": run.refused_strangers,
         "streams": {name: {"length": s.length, "position": s.position} for name, s in run.streams.items()},
         "config": run.config.as_dict(),
@@ -67,6 +72,15 @@ def _quorum(run: Run) -> dict[str, Any]:
     }
 
 
+def _ages(staleness: Histogram) -> dict[str, float | None]:
+    return {"staleness_mean": staleness.mean, "staleness_p99": staleness.quantile(0.99) if staleness.counts else None}
+
+
+def _share(accepted: int, refused: int) -> float | None:
+    """Of all that was sent, what was taken; None before anything was."""
+    return accepted / (accepted + refused) if accepted + refused else None
+
+
 def _member(run: Run, member: Member, now: float) -> dict[str, Any]:
     return {
         "state": member.state.value,
@@ -80,6 +94,10 @@ def _member(run: Run, member: Member, now: float) -> dict[str, Any]:
         "steps": member.steps,
         "samples": member.samples,
         "staleness": member.staleness.as_dict(),
+        **_ages(member.staleness),
+        "bound": None if (bound := pacing.bound(run, member)) == math.inf else bound,
+        "acceptance": _share(member.accepted, member.refused.total()),
+        "late": member.pace.late,
         "round_s": member.round_s.value,
         "loss": member.loss,
         "codec": member.codec or run.config.compression,

@@ -11,7 +11,7 @@ from lightning_async.config import RunConfig
 from lightning_async.errors import ConfigError
 from lightning_async.outer import Outer, outer
 from lightning_async.server.private import NOTHING, Private
-from lightning_async.staleness import Policy, Weight, policy, weight
+from lightning_async.staleness import Policy, Weight, policy, product, weight
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def rules_of(config: RunConfig, private: Private = NOTHING) -> Rules:
         filter=made if isinstance(made, Filter) else None,
         outer=outer(config.outer),
         policy=policy(config.staleness),
-        weight=weight(config.weight),
+        weight=_weight(config, outer(config.outer)),
         private=private,
     )
     _check_quorum(config, rules)
@@ -63,6 +63,12 @@ def rules_of(config: RunConfig, private: Private = NOTHING) -> Rules:
             "the aggregate, and a hostile worker can make that its own; choose a robust rule, such as trimmed_mean(f=1)"
         )
     return rules
+
+
+def _weight(config: RunConfig, method: Outer) -> Weight:
+    """The run's weight of staleness, times the one that is part of the outer optimizer's method."""
+    own = weight(config.weight)
+    return product(own, weight(method.weight)) if method.weight else own
 
 
 def check_private(rules: Rules) -> None:
@@ -130,6 +136,6 @@ def canonical(config: RunConfig) -> RunConfig:
         aggregation=rules.spec,
         outer=rules.outer.spec,
         staleness=rules.policy.spec,
-        weight=rules.weight.spec,
+        weight=weight(config.weight).spec,
         quorum=quorum_of(config, rules),
     )

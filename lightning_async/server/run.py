@@ -15,6 +15,7 @@ from lightning_async.server.members import Members
 from lightning_async.server.rules import Rules
 from lightning_async.server.stepping import Stepper
 from lightning_async.server.store import Store
+from lightning_async.staleness import Rate
 from lightning_async.telemetry import Histogram, events
 from lightning_async.wire import messages as m
 from lightning_async.wire.frames import Envelope, Frame
@@ -46,6 +47,7 @@ class Run:
     streams: dict[str, Stream] = field(default_factory=dict)
     shared: dict[str, str] = field(default_factory=dict)
     staleness: Histogram = field(default_factory=Histogram)
+    rate: Rate = field(default_factory=Rate)
     refused_strangers: int = 0
     steps_total: int = 0
     ended: str = ""  # why, once it has

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 from lightning_async.aggregation import AGGREGATORS, FILTERS, PREPROCESSING, rule
 from lightning_async.codecs import CODECS, codec, upload_codec
-from lightning_async.config import RunConfig
+from lightning_async.config import RunConfig, expanded
 from lightning_async.errors import ConfigError
 from lightning_async.outer import OUTERS, outer
 from lightning_async.staleness import POLICIES, WEIGHTS, policy, weight
@@ -54,9 +54,10 @@ class Given:
 
 def given(validation: str | Callable[..., Any] | None = None, **values: Any) -> Given:
     """Read the strategy's arguments; None is "not given". Raises ConfigError."""
-    known = {field.name for field in fields(RunConfig)}
+    known = {field.name for field in fields(RunConfig)} | {"mode"}
     kept = {name: canonical(name, value) for name, value in values.items() if value is not None}
-    result = Given({name: value for name, value in kept.items() if name in known}, import_path(validation))
+    chosen = expanded({name: value for name, value in kept.items() if name in known})
+    result = Given(chosen, import_path(validation))
     result.config(workers=1)  # says at once what cannot be
     return result
 

@@ -48,11 +48,12 @@ class AsyncWANHooks(RoundHooks, CheckpointHooks):
             leaves numbers out gets error feedback around it.
         download_compression: codec of what the server sends; by default exact where `compression` is, else top-k 5 %.
         aggregation: how updates become one: "mean", "trimmed_mean(f=2)", ...
-        outer: the server's optimizer for updates: "sgd(lr=1.0)", "nesterov(lr=0.7, momentum=0.9)", ...
-        staleness: which updates are too old: a number of versions, or a policy.
+        outer: the server's optimizer for updates: "sgd(lr=1.0)", "nesterov(lr=0.7, momentum=0.9)", "heloco", ...
+        staleness: which updates are too old: a number of versions, "adaptive", or another policy.
         weight: how an update's weight falls with its staleness: "constant", "polynomial(a=0.5)", ...
         quorum: distinct workers whose updates make a step; "all" waits for every live worker. By default 1, and with a
             robust rule enough of them that two thirds of the expected workers are in every step.
+        mode: "sync" is short for staleness=0, quorum="all": each step is made of everybody's round from the last one.
         quarantine_below: exclude for a time a worker whose reputation (0 to 1) falls below this; needs a robust rule.
         total_steps: end the run for everybody when the accepted updates hold this many local optimizer steps.
         state_dir: folder where an embedded server keeps its state, to be resumed by the next run.
@@ -78,6 +79,7 @@ class AsyncWANHooks(RoundHooks, CheckpointHooks):
         staleness: int | str | dict[str, Any] | Policy | None = None,
         weight: str | dict[str, Any] | Weight | None = None,
         quorum: int | Literal["all"] | None = None,
+        mode: Literal["async", "sync"] | None = None,
         quarantine_below: float | None = None,
         total_steps: int | None = None,
         state_dir: str | None = None,
@@ -102,6 +104,7 @@ class AsyncWANHooks(RoundHooks, CheckpointHooks):
             staleness=staleness,
             weight=weight,
             quorum=quorum,
+            mode=mode,
             quarantine_below=quarantine_below,
             total_steps=total_steps,
             validation=validation,

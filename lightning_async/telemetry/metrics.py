@@ -27,6 +27,12 @@ class Histogram:
     def add(self, value: int) -> None:
         self.counts[value] += 1
 
+    @property
+    def mean(self) -> float | None:
+        """None when empty."""
+        total = sum(self.counts.values())
+        return sum(value * count for value, count in self.counts.items()) / total if total else None
+
     def quantile(self, q: float) -> int:
         """The smallest value that at least the share `q` of the counts does not pass; 0 when empty."""
         need, seen = q * sum(self.counts.values()), 0

@@ -206,6 +206,7 @@ def test_a_run_goes_on_from_its_state_dir(serve: Serve, tmp_path: Path) -> None:
     [
         (("--state-dir", "/proc/none"), "cannot keep a run in /proc/none"),
         (("--local-steps", "0"), "local_steps: got 0"),
+        (("--mode", "sync", "--staleness", "adaptive"), "means staleness='fixed(bound=0)'"),
         (("--aggregation", "trimmed_mean(f=2)", "--quorum", "4"), "can never satisfy"),
         (("--outer", "adamw"), "unknown outer optimizer 'adamw'"),
         (("--address", "tcp://0.0.0.0:0"), "other machines"),

@@ -46,6 +46,12 @@ def test_every_way_to_write_an_argument_means_the_same(name: str, ways: list[Any
     assert getattr(configs[0], name) != getattr(RunConfig(), name)
 
 
+def test_a_mode_is_short_for_its_arguments() -> None:
+    sync = AsyncWANStrategy(staleness=0, quorum="all")._given
+    assert AsyncWANStrategy(mode="sync")._given == AsyncWANStrategy(mode="sync", staleness=0)._given == sync
+    assert AsyncWANStrategy(mode="async")._given == AsyncWANStrategy()._given
+
+
 def test_nested_members_by_path() -> None:
     inner = [by_path("aggregation.clip_norm", c=2.0), {"class_path": "lightning_async.aggregation.mean"}]
     written = AsyncWANStrategy(aggregation=by_path("aggregation.pipeline", members=inner))
@@ -67,6 +73,8 @@ def test_nested_members_by_path() -> None:
         ({"compression": {"class_pth": "topk"}}, "expected a spec string, or class_path and init_args"),
         ({"outer": "nesterov(lr=-1.0)"}, "outer lr: got -1.0"),
         ({"staleness": -1}, "-1"),
+        ({"mode": "sync", "staleness": "adaptive"}, "mode='sync' means staleness"),
+        ({"mode": "bulk"}, "mode: got 'bulk'"),
         ({"quorum": 0}, "quorum: got 0"),
         ({"quorum": "most"}, "quorum: got 'most'"),
         ({"local_steps": 0}, "local_steps: got 0"),

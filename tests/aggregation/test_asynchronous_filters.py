@@ -1,7 +1,7 @@
 """Zeno++ and Kardam in asynchronous training on digits: no quorum, speeds 3, 1, 0.3, two attackers at speed 10 of 11.
 
-The mean without a quorum, in the same run, falls apart under the same attacks: so each test here is red where the filter
-is replaced by it.
+The mean without a quorum falls apart in the same runs under the same attacks: so each test here is red where the
+filter is replaced by it.
 """
 
 from __future__ import annotations

@@ -1,0 +1,147 @@
+"""Group commit: durable in order and in groups, paused by a disk that takes nothing, and nothing is lost at the end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from eventually import ENOUGH_S, eventually
+
+from lightning_async.persistence import Commits, Journal, Record, commits, open_journal
+
+
+class Slow:
+    """A journal whose commits wait until they are let through; it may have a full disk, or a bug."""
+
+    def __init__(self) -> None:
+        self.last = 0
+        self.groups: list[list[int]] = []
+        self.pruned: list[int] = []
+        self.gate = threading.Semaphore(0)
+        self.trouble: BaseException | None = None
+        self.closed = False
+
+    def append(self, records: Sequence[Record]) -> None:
+        assert self.gate.acquire(timeout=ENOUGH_S)
+        if self.trouble is not None:
+            raise self.trouble
+        self.groups.append([record.number for record in records])
+        self.last = records[-1].number
+
+    def prune(self, up_to: int) -> None:
+        self.pruned.append(up_to)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def made(journal: object) -> Commits:
+    assert isinstance(journal, (Journal, Slow))
+    return Commits(journal, retry_s=0.01)  # type: ignore[arg-type]
+
+
+def record(number: int) -> Record:
+    return Record(number, "message", b"head", (bytes(100),))
+
+
+def test_what_gathers_during_a_commit_is_the_next_group() -> None:
+    disk = Slow()
+    one = made(disk)
+    told = threading.Semaphore(0)
+    one.told = told.release
+    one.submit(record(1))
+    disk.gate.release()
+    assert told.acquire(timeout=ENOUGH_S)
+    assert one.durable == 1
+    for number in range(2, 6):
+        one.submit(record(number))
+    assert one.durable == 1
+    disk.gate.release(4)
+    assert one.wait(5, ENOUGH_S)
+    assert [number for group in disk.groups for number in group] == [1, 2, 3, 4, 5]
+    assert len(disk.groups) <= 3, "the first of them may be under way when the others come"
+    one.close()
+    assert disk.closed
+
+
+def test_a_full_disk_pauses_and_then_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    disk = Slow()
+    disk.trouble = OSError(28, "No space left on device")
+    one = made(disk)
+    disk.gate.release(100)
+    one.submit(record(1))
+    eventually(lambda: one.trouble)
+    assert not one.has_room
+    assert not one.wait(1, 0.05)
+    one.submit(record(2))
+    disk.trouble = None
+    assert one.wait(2, ENOUGH_S)
+    assert one.has_room
+    assert [number for group in disk.groups for number in group] == [1, 2]
+    assert "No space left on device. The run is paused: nothing is acknowledged" in caplog.text
+    assert "Make room on the disk" in caplog.text
+    assert "can be written again" in caplog.text
+    assert caplog.text.count("cannot be written") == 1, "said once, not at every try"
+    one.close()
+
+
+def test_what_a_full_disk_never_took_is_dropped_at_the_end_with_an_error(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commits, "LAST_TRY_S", 0.05)
+    disk = Slow()
+    disk.trouble = OSError(28, "No space left on device")
+    disk.gate.release(10**6)
+    one = made(disk)
+    one.submit(record(1))
+    one.close()
+    assert one.durable == 0
+    assert "1 events are not in the journal, and nobody was told of them" in caplog.text
+    one.close()
+
+
+def test_a_bug_in_its_thread_is_raised_to_who_submits(caplog: pytest.LogCaptureFixture) -> None:
+    disk = Slow()
+    disk.trouble = ZeroDivisionError()
+    disk.gate.release(5)
+    one = made(disk)
+    one.submit(record(1))
+    eventually(lambda: not one._thread.is_alive())
+    with pytest.raises(RuntimeError, match="the journal's thread has failed"):
+        one.submit(record(2))
+    assert not one.has_room
+    assert not one.wait(1, 0.0)
+    one.close()
+    assert "nothing is acknowledged any more" in caplog.text
+
+
+def test_closing_writes_what_was_submitted_and_prunes_what_was_asked(tmp_path: Path) -> None:
+    one = made(open_journal(tmp_path))
+    for number in range(1, 50):
+        one.submit(record(number))
+    one.prune(20)
+    one.close()
+    journal = open_journal(tmp_path)
+    try:
+        assert journal.last == 49
+        assert journal.first > 1
+        assert [r.number for r in journal.read(journal.first - 1)] == list(range(journal.first, 50))
+    finally:
+        journal.close()
+
+
+def test_more_than_the_bound_waits_for_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commits, "MOST_WAITING_BYTES", 250)
+    disk = Slow()
+    one = made(disk)
+    for number in (1, 2):
+        assert one.has_room
+        one.submit(record(number))
+    one.submit(record(3))
+    assert not one.has_room
+    disk.gate.release(3)
+    assert one.wait(3, ENOUGH_S)
+    assert one.has_room
+    one.close()

@@ -46,7 +46,8 @@ def limit(run: Run) -> None:
     """Once the layout is known, nothing larger than what belongs to it needs to be read."""
     if run.layout is not None:
         upload = bind(run.rules.upload, run.layout.shapes())
-        largest = max(upload.max_bytes(run.layout.d), 8 * run.layout.d, 4 * run.layout.b)
+        state = 0 if run.stepper is None else sum(tensor.nbytes for tensor in run.stepper.state().values())
+        largest = max(upload.max_bytes(run.layout.d), 8 * run.layout.d, 4 * run.layout.b, state)
         run.actions.append(Limit(MAX_HEADER_BYTES + largest))
 
 
@@ -253,6 +254,10 @@ def stepped(run: Run, made: Made) -> None:
 def end(run: Run, why: str) -> None:
     run.ended = why
     step_when_ready(run, last=True)
+    left = [slot for buffer in (run.stepper.waiting if run.stepper is not None else ()) for slot in buffer]
+    if left:
+        steps = sum(slot.steps for slot in left)
+        run.emit(events.Unused(time_s=run.now, workers=tuple(slot.worker for slot in left), steps=steps))
     run.emit(events.Ended(time_s=run.now, why=why))
     answer_pulls(run)
 

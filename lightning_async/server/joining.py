@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from lightning_async.config import contradictions
 from lightning_async.errors import PayloadError
 from lightning_async.layout import Layout, difference, read_manifest
@@ -100,4 +102,10 @@ def leave(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m
         member.sent_bytes = max(member.sent_bytes, leave.sent_bytes)
         member.received_bytes = max(member.received_bytes, leave.received_bytes)
         depart(run, member, leave.why[:200] or "left", said=True)
-    return run.ack()
+    return replace(run.ack(), waiting=steps_waiting(run, member) if member is not None else 0)
+
+
+def steps_waiting(run: Run, member: Member) -> int:
+    """Local steps of `member` that were accepted and are in no version yet."""
+    buffers = run.stepper.waiting if run.stepper is not None else []
+    return sum(slot.steps for buffer in buffers for slot in buffer if slot.worker == member.name)

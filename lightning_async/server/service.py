@@ -24,7 +24,14 @@ from lightning_async.wire.messages import Reason, Refused
 
 TICK_S = 0.1
 GOODBYE_S = 5.0  # how long workers have to hear that the run is over
-LOUD = (events.Advised, events.Waiting, events.Enough, events.Quarantined, events.Released)  # for people to act on
+LOUD = (
+    events.Advised,
+    events.Waiting,
+    events.Enough,
+    events.Quarantined,
+    events.Released,
+    events.Unused,
+)  # for people to act on
 log = logging.getLogger(__name__)
 
 

@@ -25,6 +25,7 @@ from lightning_async.worker import Attachment, Engine, Identity
 from lightning_async.worker import requests as ask
 from lightning_async.worker.board import Board
 from lightning_async.worker.courier import GOODBYE_S
+from lightning_async.worker.leaving import leave
 
 CHECK_S = 1.0  # how often it is looked whether our server still runs
 HASTY_S = 0.2  # how long the server may take to answer a goodbye when training did not end well
@@ -60,6 +61,7 @@ class Session:
         self._server: EmbeddedServer | None = None
         self._next_check, self._closing = 0.0, False
         self._group: Group | None = None
+        self._board: Board | None = None  # of a worker that stands for itself, once it has left
         self._attachment: Attachment | None = None
         self.engine: Engine | None = None
         self.shares = Shares(Run(lambda: self.engine, self._workers))
@@ -152,6 +154,9 @@ class Session:
             self._group.part()
             if not self._give_up():
                 engine.replica.load(self._group.board.parameters(engine.shared.layout))
+        elif engine.replica.pending:
+            self._board = Board(self.address, self._place.group, self._give_up)
+            leave(engine, self._board)
 
     def prepared(self, local_rank: int, node: int) -> None:
         """Rank 0 of a node says that the data is prepared; the node's other ranks wait for it."""
@@ -219,8 +224,8 @@ class Session:
         why = "failed" if failed else "done"
         goodbye_s = 0.0 if failed and self._server is not None else HASTY_S if failed else GOODBYE_S
         steps: list[Callable[[], object]] = [self._detach]
-        if self._group is not None:
-            board = self._group.board
+        board = self._group.board if self._group is not None else self._board
+        if board is not None:
             steps.append(lambda: board.close(goodbye_s))
         if self.engine is not None:
             engine = self.engine
@@ -241,7 +246,7 @@ class Session:
 
     def _asker(self) -> ask.Asker:
         """Who can still ask the server: the engine leaves before the group does."""
-        return self._require() if self._group is None else self._group.board
+        return self._group.board if self._group is not None else self._board or self._require()
 
     def _require(self) -> Engine:
         assert self.engine is not None

@@ -155,5 +155,13 @@ class Released(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Unused(Event):
+    """The run ended while accepted updates of `workers`, too few for its rule, waited; they are in no version."""
+
+    workers: tuple[str, ...]
+    steps: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Ended(Event):
     why: str

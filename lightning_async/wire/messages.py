@@ -236,6 +236,7 @@ class Ack:
     version: int
     live: int = 0  # workers that are there now
     stop: bool = False
+    waiting: int = 0  # to Leave: local steps of this worker that are in no version yet
 
 
 Request = Hello | Init | Push | Pull | Beat | Leave | Lease | Share | Fetch | Load | Status | Pardon

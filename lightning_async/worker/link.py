@@ -167,6 +167,9 @@ class Link:
             frames = self.connection.receive(0.05)
             if frames is not None:
                 self._take(frames)
+        waiting = sum(reply.waiting for reply in done if isinstance(reply, Ack))
+        if waiting:
+            log.warning("%d local steps of this worker wait for others: they count only if enough come", waiting)
 
     def greet(self) -> None:
         """Say Hello; what is asked meanwhile waits for the Welcome."""

@@ -11,6 +11,7 @@ from torch import nn
 
 from lightning_async.worker.attach import Attachment
 from lightning_async.worker.engine import Engine
+from lightning_async.worker.leaving import leave_alone
 from lightning_async.worker.part import Identity
 from lightning_async.worker.tampering import tampering
 
@@ -98,10 +99,10 @@ class AsyncOptimizer(torch.optim.Optimizer):
         self.param_groups, self.state = self._wrapped.param_groups, self._wrapped.state
 
     def close(self) -> None:
-        """Send what is not sent, take the newest parameters, and leave. Idempotent."""
+        """Send what is not sent, leave, and take the newest parameters. Idempotent."""
         try:
             if self.engine.armed:
-                self.engine.align()
+                leave_alone(self.engine)
         finally:
             self._attachment.detach()
             self.engine.close()

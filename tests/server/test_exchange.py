@@ -403,6 +403,19 @@ def test_a_robust_rule_takes_no_leftovers() -> None:
     room.push("a", ONES, steps=3)
     assert room.run.ended
     assert room.run.version == 0
+    assert [(event.workers, event.steps) for event in room.events(events.Unused)] == [(("a",), 3)]
+
+
+@pytest.mark.parametrize(("rule", "waits"), [("mean", 0), ("median", 5)])
+def test_who_leaves_is_told_what_of_its_own_waits(rule: str, waits: int) -> None:
+    room = Room(aggregation=rule, quorum=3).begin("a", "b")
+    room.push("a", ONES, steps=2)
+    room.push("a", ONES, steps=3)
+    assert room.say("b", m.Leave()).waiting == 0
+    assert room.say("a", m.Leave()).waiting == waits
+    assert not room.events(events.Unused), "somebody may still come"
+    room.coordinator.stop("enough", room.now)
+    assert room.run.version == 1 - bool(waits)
 
 
 def test_who_falls_silent_may_come_back_so_nothing_is_stepped_without_a_quorum() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from eventually import ENOUGH_S
+from lightning.pytorch import Callback
 from models import STEPS, Net, fit, furthest, state
 from test_callbacks import published
 from torch import Tensor
@@ -44,6 +46,26 @@ def test_a_server_that_stops_ends_the_fit_with_the_model_as_published(monkeypatc
         closing.join()
         assert STEPS <= trainer.global_step < STEPS * 100_000
         assert furthest(published(server, module), state(module)) == 0.0
+
+
+@pytest.mark.parametrize("outer", ["sgd(lr=1.0)", "nesterov(lr=0.7, momentum=0.9)"])
+def test_the_last_to_leave_saves_what_still_waited_for_a_quorum(outer: str, tmp_path: Path) -> None:
+    """Its own goodbye makes the server step, and that comes before the callbacks save."""
+
+    class Saving(Callback):
+        def on_train_end(self, trainer: Any, module: Any) -> None:
+            trainer.save_checkpoint(tmp_path / "end.ckpt")
+
+    with ServerThread(RunConfig(local_steps=4, quorum=2, outer=outer)) as server:
+        strategy = AsyncWANStrategy(server.address)
+        module, _ = fit(Net, strategy, max_epochs=1, callbacks=[Saving()])
+        run = server.coordinator.run
+        assert (run.version, run.steps_total) == (1, STEPS)
+        assert furthest(published(server, module), state(module)) == 0.0
+        assert not [member for member in run.members if member.alive]
+    checkpoint = torch.load(tmp_path / "end.ckpt", weights_only=True)
+    assert furthest(checkpoint["state_dict"], state(module)) == 0.0
+    assert strategy.report()["version"] == 1
 
 
 class Manual(Net):

@@ -177,7 +177,7 @@ def test_who_leaves_a_robust_run_is_told_what_waits(caplog: pytest.LogCaptureFix
         assert server.coordinator.run.version == 0
         assert "5 local steps of this worker wait for others" in caplog.text
         server.close()
-    assert "Dropped" in caplog.text
+    assert "Unused" in caplog.text
 
 
 @pytest.mark.parametrize("closures", [False, True])

@@ -7,6 +7,7 @@ and nothing that a worker claims about itself is believed further than its cap.
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -129,6 +130,8 @@ def check_norm(vector: Row, usual: float | None) -> Refusal | float:
     the others refused by sending next to nothing.
     """
     norm = float(torch.linalg.vector_norm(vector.values if isinstance(vector, Sparse) else vector))
+    if not math.isfinite(norm):  # its square is beyond float32: sums and averages of such updates would be infinite
+        return Refusal(Reason.NOT_FINITE, f"the update's length is {norm}; this worker's training diverged")
     if usual is not None and norm > NORM_FACTOR * usual > 0:
         return Refusal(
             Reason.NORM, f"norm {norm:.3g}; the last updates have {usual:.3g}, and {NORM_FACTOR:.0f}x is allowed"

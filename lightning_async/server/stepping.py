@@ -88,8 +88,9 @@ class Stepper:
         """Refuse an update that is far longer than the last ones of its group; remember its norm otherwise."""
         norms = self._norms[group]
         norm = check_norm(vector, norms.usual)
-        if isinstance(norm, Refusal):  # a run whose steps grow for good gets there, step by step
-            norms.note(worker, NORM_FACTOR * norms.smallest(worker))
+        if isinstance(norm, Refusal):
+            if norm.reason is Reason.NORM:  # a run whose steps grow for good gets there, step by step
+                norms.note(worker, NORM_FACTOR * norms.smallest(worker))
             return norm
         norms.note(worker, norm)
         return None

@@ -9,7 +9,8 @@ import pytest
 import torch
 from room import BUFFERS, LAYOUT, Room, raw
 
-from lightning_async.server import memory
+from lightning_async.server import exchange, memory
+from lightning_async.server.actions import Limit
 from lightning_async.telemetry import events
 from lightning_async.wire import messages as m
 from lightning_async.wire.messages import Reason
@@ -80,11 +81,33 @@ def test_a_refusal_has_a_reason_a_counter_and_an_event_and_leaves_no_trace(reaso
     assert all(torch.equal(tensors[name], clean[name]) for name in clean)
 
 
+def test_an_update_whose_length_is_not_finite_is_refused_from_the_first_one_on() -> None:
+    """Each number is, but two of them make an infinite average."""
+    room = Room(quorum=2).begin("a", "b")
+    receipt = room.push("a", 3e38 * ONES)
+    assert (receipt.accepted, receipt.reason) == (False, Reason.NOT_FINITE.value)
+    for name in "ab":
+        assert room.push(name, ONES).accepted
+    assert bool(torch.isfinite(room.parameters).all())
+
+
 def test_updates_for_a_run_that_has_ended_are_refused() -> None:
     room = running()
     room.coordinator.stop("enough", room.now)
     assert room.push("g", ONES).reason == Reason.STOPPING.value
     assert room.state()["workers"]["g"]["refused"] == {"stopping": 1}
+
+
+def test_the_largest_message_can_bring_the_outer_optimizers_state_back() -> None:
+    limits = []
+    for outer in ("sgd", "delay_compensated(keep=50)"):
+        room = Room(outer=outer).begin("a")
+        room.run.actions = []
+        exchange.limit(room.run)
+        (limit,) = room.run.actions
+        assert isinstance(limit, Limit)
+        limits.append(limit.largest_message_bytes)
+    assert limits[1] - limits[0] >= 50 * 4 * 8 - 8 * 8
 
 
 def test_a_quarantined_worker_is_refused_before_its_bytes_are_read(monkeypatch: pytest.MonkeyPatch) -> None:

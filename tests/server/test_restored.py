@@ -44,6 +44,10 @@ CONFIGS: list[dict[str, Any]] = [
     {"outer": "nesterov(lr=0.7, momentum=0.9)", "weight": "polynomial(a=0.5)"},
     {"download_compression": "fp16"},
     {"quorum": 2, "outer": "nesterov(lr=0.5, momentum=0.5)"},
+    {"outer": "delayed_nesterov(buffer=4)", "staleness": "adaptive"},
+    {"outer": "heloco"},
+    {"outer": "delay_compensated(age_gated_adam(lr=0.1), keep=3)"},
+    {"outer": "torch_optimizer(name='AdamW', lr=0.1)"},
     {"quorum": 3, "aggregation": "centered_clipping(tau=1.0)"},
     {"quorum": 3, "aggregation": "median", "compression": "int8"},
 ]

@@ -11,6 +11,7 @@ from lightning_async.server.admission import Refusal
 from lightning_async.server.exchange import depart
 from lightning_async.server.members import Member
 from lightning_async.server.run import Run
+from lightning_async.server.sharing import count_bytes
 from lightning_async.telemetry import events
 from lightning_async.wire import messages as m
 from lightning_async.wire.frames import Envelope
@@ -99,8 +100,8 @@ def leave(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m
     leave = envelope.message
     assert isinstance(leave, m.Leave)
     if member is not None:
-        member.sent_bytes = max(member.sent_bytes, leave.sent_bytes)
-        member.received_bytes = max(member.received_bytes, leave.received_bytes)
+        sent, received = max(member.sent_bytes, leave.sent_bytes), max(member.received_bytes, leave.received_bytes)
+        count_bytes(run, member, sent, received, last=True)
         depart(run, member, leave.why[:200] or "left", said=True)
     return replace(run.ack(), waiting=steps_waiting(run, member) if member is not None else 0)
 

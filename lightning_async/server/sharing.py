@@ -10,12 +10,14 @@ from lightning_async.server import report, standing
 from lightning_async.server.admission import Refusal
 from lightning_async.server.members import Member
 from lightning_async.server.run import Run
+from lightning_async.telemetry import events
 from lightning_async.wire import messages as m
 from lightning_async.wire.frames import Envelope
 from lightning_async.wire.messages import Reason
 from lightning_async.wire.tensors import pack_tensors, unpack_tensors
 
 MOST_KEYS, LONGEST_VALUE = 1024, 65536
+TOLD_BYTES = 1 << 20
 MOST_STREAMS, MOST_SAMPLES, MOST_PASSES = 16, 10**7, 1000
 
 
@@ -23,8 +25,16 @@ def beat(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m.
     beat = envelope.message
     assert isinstance(beat, m.Beat)
     if member is not None:
-        member.sent_bytes, member.received_bytes = beat.sent_bytes, beat.received_bytes
+        count_bytes(run, member, beat.sent_bytes, beat.received_bytes)
     return run.ack()
+
+
+def count_bytes(run: Run, member: Member, sent: int, received: int, last: bool = False) -> None:
+    """Note what a worker has counted at its sockets; an event every TOLD_BYTES, and at its `last` word."""
+    before, now = member.sent_bytes + member.received_bytes, sent + received
+    member.sent_bytes, member.received_bytes = sent, received
+    if last or before // TOLD_BYTES != now // TOLD_BYTES:
+        run.emit(events.Traffic(time_s=run.now, worker=member.name, sent_bytes=sent, received_bytes=received))
 
 
 def lease(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m.Ranges | Refusal:

@@ -43,6 +43,15 @@ class Accepted(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Traffic(Event):
+    """What has passed a worker's sockets since its process began, framing included, as it counts there itself."""
+
+    worker: str
+    sent_bytes: int
+    received_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class CodecChanged(Event):
     """A worker's upload codec has several rungs, and its accepted update was of another one than those before."""
 

@@ -26,6 +26,8 @@ HELP = {
     "dropped_total": ("counter", "accepted updates that a filter did not let make a step"),
     "copied_total": ("counter", "updates that were copies of another worker's"),
     "staleness_sum": ("counter", "sum of the staleness of accepted updates, in versions"),
+    "sent_bytes_total": ("counter", "bytes that left the worker's sockets since its process began"),
+    "received_bytes_total": ("counter", "bytes that reached them"),
     "loss": ("gauge", "training loss of the worker's last accepted round"),
     "score": ("gauge", "reputation, 0 to 1"),
     "quarantined": ("gauge", "1 while the worker's updates are refused"),
@@ -91,6 +93,9 @@ class Prometheus:
                 self._set("members", len(self._there))
             case events.Accepted():
                 self._accept(event)
+            case events.Traffic(worker=worker):
+                self._set("sent_bytes_total", event.sent_bytes, worker=worker)
+                self._set("received_bytes_total", event.received_bytes, worker=worker)
             case events.Refused(reason=reason):
                 self._add("refused_total", reason=reason)
             case events.Dropped(worker=worker):

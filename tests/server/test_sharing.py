@@ -9,6 +9,7 @@ import torch
 from room import Room
 
 from lightning_async.server import report
+from lightning_async.telemetry import events
 from lightning_async.wire import messages as m
 from lightning_async.wire.frames import Envelope, pack
 from lightning_async.wire.messages import Reason
@@ -70,6 +71,15 @@ def test_a_beat_says_what_the_worker_counts_and_hears_who_is_there() -> None:
     assert room.say("a", m.Beat(sent_bytes=5, received_bytes=7)) == m.Ack(version=0, live=2)
     worker = room.say("a", m.Status()).state["workers"]["a"]
     assert (worker["sent_bytes"], worker["received_bytes"]) == (5, 7)
+
+
+def test_bytes_are_an_event_every_mebibyte_and_at_the_end() -> None:
+    room = Room().begin("a", "b")
+    for sent in (5, 2**20 - 8, 2**20, 2**20 + 100, 3 * 2**20):
+        room.say("a", m.Beat(sent_bytes=sent, received_bytes=7))
+    room.say("b", m.Leave(sent_bytes=3, received_bytes=4))
+    told = [(event.worker, event.sent_bytes, event.received_bytes) for event in room.events(events.Traffic)]
+    assert told == [("a", 2**20, 7), ("a", 3 * 2**20, 7), ("b", 3, 4)]
 
 
 def test_the_report_of_a_crowd_fits_a_message(monkeypatch: pytest.MonkeyPatch) -> None:

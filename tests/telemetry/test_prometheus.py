@@ -29,6 +29,8 @@ def test_events_become_metrics_in_the_text_form(tmp_path: Path) -> None:
         events.Judged(
             time_s=1.0, version=7, workers=("a",), influence=(1.0,), distance_z=(0.0,), cosine=(1.0,), score=(0.9,)
         ),
+        events.Traffic(time_s=1.0, worker="a", sent_bytes=70, received_bytes=900),
+        events.Traffic(time_s=1.0, worker="a", sent_bytes=80, received_bytes=1000),
         events.Quarantined(time_s=1.0, worker="a", score=0.1, until=9),
     ]
     for event in told:
@@ -46,6 +48,8 @@ def test_events_become_metrics_in_the_text_form(tmp_path: Path) -> None:
         'lightning_async_loss{worker="a"} 0.25',
         'lightning_async_score{worker="a"} 0.9',
         'lightning_async_quarantined{worker="a"} 1',
+        'lightning_async_sent_bytes_total{worker="a"} 80',
+        'lightning_async_received_bytes_total{worker="a"} 1000',
         "# TYPE lightning_async_accepted_total counter",
     ):
         assert line in text.splitlines()

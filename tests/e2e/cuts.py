@@ -1,4 +1,4 @@
-"""A TCP tunnel in the test's own process that can stand still or break, and counts what passes."""
+"""A TCP tunnel in the test's own process that can be slow, stand still or break, and counts what passes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from urllib.parse import urlsplit
 
 
 class Tunnel:
-    """Forwards `url` to `target`. While it holds, connections stand but nothing passes."""
+    """Forwards `url` to `target`. While it holds, connections stand but nothing passes.
+
+    `up_rate` is how many bytes per second go up, None: as many as come. It may be changed at any time.
+    """
 
     def __init__(self, target: str) -> None:
         place = urlsplit(target)
@@ -18,9 +21,10 @@ class Tunnel:
         self.url = f"tcp://127.0.0.1:{self._door.getsockname()[1]}"
         self.up_bytes = self.down_bytes = self.connections = 0
         self.held_bytes = 0  # of those who dialled, that came while it held
+        self.up_rate: float | None = None
         self._open = threading.Event()
         self._open.set()
-        self._closed = False
+        self._over = threading.Event()
         self._lines: list[socket.socket] = []
         self._threads = [threading.Thread(target=self._accept, name="tunnel", daemon=True)]
         self._threads[0].start()
@@ -29,7 +33,7 @@ class Tunnel:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._closed = True
+        self._over.set()
         with contextlib.suppress(OSError):
             self._door.shutdown(socket.SHUT_RDWR)
         self._door.close()
@@ -55,7 +59,7 @@ class Tunnel:
                 line.shutdown(socket.SHUT_RDWR)
 
     def _accept(self) -> None:
-        while not self._closed:
+        while not self._over.is_set():
             try:
                 near, _ = self._door.accept()
             except OSError:
@@ -78,6 +82,9 @@ class Tunnel:
                 if up and not self._open.is_set():
                     self.held_bytes += len(data)
                 self._open.wait()
+                rate = self.up_rate
+                if up and rate is not None:
+                    self._over.wait(len(data) / rate)
                 sink.sendall(data)
                 if up:
                     self.up_bytes += len(data)

@@ -199,6 +199,8 @@ CONFIGS: list[dict[str, Any]] = [
     {"quorum": 5, "aggregation": "krum(f=1)", "compression": "int8", "download_compression": "fp16"},
     {"quorum": 5, "aggregation": "pipeline(bucketing(s=2), median)", "download_compression": "topk(density=0.3)"},
     {"aggregation": "kardam(f=1)", "workers": 5},
+    {"staleness": "adaptive"},
+    {"staleness": "fixed(bound=0)", "quorum": "all", "barrier_s": 3.0},
     {"quorum": 4, "aggregation": "centered_clipping(tau=1.0)", "total_steps": 60},
 ]
 

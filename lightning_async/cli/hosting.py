@@ -6,12 +6,14 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from pathlib import Path
 from types import TracebackType
 
 from lightning_async.cli.owner import private_of
 from lightning_async.config import RunConfig
 from lightning_async.errors import ConfigError
+from lightning_async.persistence import Lock
 from lightning_async.server import Coordinator, Keeper, Service
 from lightning_async.server.keeper import EVERY_S
 from lightning_async.server.private import Private
@@ -26,8 +28,8 @@ log = logging.getLogger(__name__)
 class Hosted:
     """A listening server. `with hosted: hosted.serve(...)`; the port is free afterwards."""
 
-    def __init__(self, service: Service) -> None:
-        self.service = service
+    def __init__(self, service: Service, lock: Lock | None = None) -> None:
+        self.service, self._lock = service, lock
 
     @property
     def live(self) -> int:
@@ -49,7 +51,11 @@ class Hosted:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.service.close()
+        try:
+            self.service.close()
+        finally:
+            if self._lock is not None:
+                self._lock.close()
 
 
 def host(
@@ -70,29 +76,22 @@ def host(
 
     `keep`: the journal in `state_dir` forgets nothing, so that `lightning-async replay` can begin at the beginning.
     """
-    folder = _folder(state_dir) if state_dir else None
-    private = private_of(folder, validation)
-    sinks: list[Sink] = [JsonLines(_file(events))] if events else []
-    sinks += [Prometheus(_file(metrics))] if metrics else []
     options = {"public": public} if address.startswith("tcp://") else {}
-    if folder is None:
-        return Hosted(
-            Service(Coordinator(config, run, private, secrets.token_hex(16)), listen(address, **options), sinks)
-        )
-    recorder = _recorded(config, run, folder, private)
-    keeper = Keeper(
-        folder,
-        snapshot_every_s,
-        every_versions=snapshot_every_versions or None,
-        commits=recorder.commits,
-        prunes=not keep,
-    )
-    try:
-        listener = listen(address, **options)
-    except BaseException:
-        recorder.close()
-        raise
-    return Hosted(Service(recorder.coordinator, listener, sinks, keeper=keeper, recorder=recorder))
+    with ExitStack() as undo:
+        folder = _folder(state_dir) if state_dir else None
+        lock = undo.enter_context(closing(_locked(folder))) if folder is not None else None
+        private = private_of(folder, validation)
+        sinks: list[Sink] = [JsonLines(_file(events))] if events else []
+        sinks += [Prometheus(_file(metrics))] if metrics else []
+        if folder is None:
+            coordinator = Coordinator(config, run, private, secrets.token_hex(16))
+            return Hosted(Service(coordinator, listen(address, **options), sinks))
+        recorder = undo.enter_context(closing(_recorded(config, run, folder, private)))
+        every = snapshot_every_versions or None
+        keeper = Keeper(folder, snapshot_every_s, every_versions=every, commits=recorder.commits, prunes=not keep)
+        service = Service(recorder.coordinator, listen(address, **options), sinks, keeper=keeper, recorder=recorder)
+        undo.pop_all()
+        return Hosted(service, lock)
 
 
 def _folder(state_dir: str) -> Path:
@@ -102,6 +101,13 @@ def _folder(state_dir: str) -> Path:
     except OSError as error:
         raise _unusable(folder, error) from error
     return folder
+
+
+def _locked(folder: Path) -> Lock:
+    try:
+        return Lock(folder)
+    except OSError as error:
+        raise _unusable(folder, error) from error
 
 
 def _unusable(folder: Path, error: OSError) -> ConfigError:

@@ -31,13 +31,13 @@ def hosted(tmp_path: Path) -> Iterator[Hosted]:
     ending: list[str] = []
     server = host(RunConfig(), "run", "tcp://127.0.0.1:0", state_dir=str(tmp_path / "state"))
     thread = threading.Thread(target=server.serve, args=(lambda: "".join(ending), lambda: True), daemon=True)
-    thread.start()
-    yield server
-    ending.append("done")
-    server.service.wake()
-    thread.join(ENOUGH_S)
-    server.service.close()
-    assert not thread.is_alive()
+    with server:
+        thread.start()
+        yield server
+        ending.append("done")
+        server.service.wake()
+        thread.join(ENOUGH_S)
+        assert not thread.is_alive()
 
 
 def barred(server: Hosted, name: str) -> Member:

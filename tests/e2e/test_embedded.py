@@ -99,6 +99,12 @@ def test_a_run_goes_on_in_the_next_embedded_server(start: Callable[..., Embedded
         EmbeddedServer.start(RunConfig(local_steps=4), state_dir=tmp_path)
 
 
+def test_a_state_dir_that_another_server_uses_is_said(start: Callable[..., EmbeddedServer], tmp_path: Path) -> None:
+    start(state_dir=tmp_path)
+    with pytest.raises(ConfigError, match=r"refused to start: another server keeps its run in .*process \d+ on"):
+        EmbeddedServer.start(RunConfig(), state_dir=tmp_path)
+
+
 def test_a_bad_configuration_is_said() -> None:
     with pytest.raises(ConfigError, match="unknown aggregator 'median_of_hopes'"):
         EmbeddedServer.start(RunConfig(aggregation="median_of_hopes"))

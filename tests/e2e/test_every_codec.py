@@ -289,8 +289,7 @@ def test_a_slow_line_takes_auto_down_the_ladder_and_everybody_hears_of_it(
 
 
 def test_bytes_in_the_report_are_those_of_the_socket() -> None:
-    with ServerThread(RunConfig(local_steps=2, compression="topk", beat_s=0.2)) as server:
-        workers = [Worker(server, seed) for seed in range(2)]
+    with running(compression="topk", beat_s=0.2) as (server, workers):
         for worker in workers:
             worker.train(6)
             worker.engine.flush()

@@ -73,10 +73,12 @@ def server() -> Iterator[ServerThread]:
 
 @pytest.fixture
 def good(server: ServerThread) -> Iterator[Client]:
-    client = Client(server.address).join()
-    yield client
-    client.ask(m.Leave())
-    client.line.close()
+    client = Client(server.address)
+    try:
+        yield client.join()
+        client.ask(m.Leave())
+    finally:
+        client.line.close()
 
 
 def tcp(address: str, data: bytes) -> None:
@@ -269,8 +271,9 @@ def test_a_bug_in_a_tick_stops_nothing_and_does_not_fill_the_log(
 
 def test_closing_frees_the_port_and_tells_the_workers() -> None:
     server = ServerThread(RunConfig())
-    client = Client(server.address).join()
+    client = Client(server.address)
     try:
+        client.join()
         client.line.send(pack(Envelope(77, m.Pull(have=0, wait_s=20.0))))
         client.line.send(pack(Envelope(78, m.Leave())))
         server.close()
@@ -278,6 +281,7 @@ def test_closing_frees_the_port_and_tells_the_workers() -> None:
         server.close()
     finally:
         client.line.close()
+        server.close()
 
 
 class FullDisk:
@@ -297,8 +301,9 @@ class FullDisk:
 def test_a_sink_that_cannot_write_is_dropped_and_costs_no_receipt(caplog: pytest.LogCaptureFixture) -> None:
     sink = FullDisk()
     with ServerThread(RunConfig(), sinks=[sink]) as server:
-        client = Client(server.address).join()
+        client = Client(server.address)
         try:
+            client.join()
             assert [client.push().accepted for _ in range(3)] == [True, True, True]
             client.ask(m.Leave())
         finally:

@@ -26,10 +26,9 @@ def test_a_second_worker_starts_from_the_published_parameters() -> None:
         for step in range(5):
             a.step(step)
         a.engine.align()
-        b = Worker(server.address, "b", seed=99)
-        assert torch.equal(flat(b.model), published(server))
-        assert torch.equal(flat(b.model), flat(a.model))
-        b.close()
+        with contextlib.closing(Worker(server.address, "b", seed=99)) as b:
+            assert torch.equal(flat(b.model), published(server))
+            assert torch.equal(flat(b.model), flat(a.model))
 
 
 def test_a_rounds_numbers_are_told() -> None:
@@ -352,28 +351,28 @@ def test_the_courier_is_deaf_to_process_wide_torch_state(compression: str) -> No
 
 def test_memory_is_three_flat_copies_at_most() -> None:
     """P, the update in flight, and for a moment what has arrived. The server holds nothing of its own meanwhile."""
-    with ServerThread(RunConfig(local_steps=1)) as server:
-        net = torch.nn.Linear(512, 511)
-        bytes_of_model = 4 * sum(p.numel() for p in net.parameters())
-        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-        before = flat_bytes()
-        engine = Engine(server.address, net, [optimizer])
+    net = torch.nn.Linear(512, 511)
+    bytes_of_model = 4 * sum(p.numel() for p in net.parameters())
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    before, copies = flat_bytes(), []
+    with (
+        ServerThread(RunConfig(local_steps=1)) as server,
+        contextlib.closing(Engine(server.address, net, [optimizer])) as engine,
+    ):
         engine.start()
         engine.arm()
-        copies = []
         for _ in range(2):
             for p in net.parameters():
                 p.data.add_(0.01)
-            sent_bytes = engine.traffic.sent_bytes
+            full = engine.traffic.sent_bytes + bytes_of_model
             with standing_still(server):
                 engine.after_step(0)
-                assert engine.wait(lambda: engine.traffic.sent_bytes > sent_bytes + bytes_of_model, ENOUGH_S)  # noqa: B023
+                assert engine.wait(lambda full=full: engine.traffic.sent_bytes > full, ENOUGH_S)
                 copies.append((flat_bytes() - before - of_server(server)) / bytes_of_model)
             assert engine.wait(lambda: engine._courier.idle, ENOUGH_S)
             with standing_still(server):
                 copies.append((flat_bytes() - before - of_server(server)) / bytes_of_model)
-        engine.close()
-        assert 1.0 <= max(copies) <= 3.1, copies
+    assert 1.0 <= max(copies) <= 3.1, copies
 
 
 @contextlib.contextmanager

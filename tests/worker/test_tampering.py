@@ -70,11 +70,11 @@ def test_what_arrives_is_the_attack_on_what_was_computed(submit: str, monkeypatc
         net = model()
         start = copy.deepcopy(flat(net))
         with ServerThread(RunConfig(submit=submit, local_steps=1)) as server:  # type: ignore[arg-type]
-            optimizer = AsyncOptimizer(torch.optim.SGD(net.parameters(), lr=0.1), net, server.address, attack=how)
-            net(torch.ones(2, 3)).sum().backward()
-            optimizer.step()
-            optimizer.engine.flush()
-            moved.append(published(server) - start)
-            optimizer.close()
+            inner = torch.optim.SGD(net.parameters(), lr=0.1)
+            with AsyncOptimizer(inner, net, server.address, attack=how) as optimizer:
+                net(torch.ones(2, 3)).sum().backward()
+                optimizer.step()
+                optimizer.engine.flush()
+                moved.append(published(server) - start)
     assert moved[0].norm() > 0.1
     assert torch.allclose(moved[1], -10 * moved[0], rtol=1e-4, atol=1e-6)

@@ -38,6 +38,8 @@ def rows() -> Iterator[dict[str, Any]]:
         vector = gradient()
         yield from wire(vector, "GPT-2 small")
         yield from speed(vector, "GPT-2 small")
+        del vector
+        yield snapshot()
 
 
 def heavy(d: int) -> Tensor:
@@ -184,6 +186,32 @@ def dense(vector: Tensor) -> Iterator[dict[str, Any]]:
                 "ratio": round(moved / took / (8 * d / copy), 3),
                 "d": d,
             }
+
+
+def snapshot() -> dict[str, Any]:
+    """What a whole snapshot takes packed, GPT-2 small's first weights, and the CPU seconds to pack and unpack it."""
+    from examples.gpt2.module import SIZES, network
+
+    torch.manual_seed(0)
+    vector = torch.cat([p.detach().reshape(-1) for p in network(SIZES["small"]).parameters()])
+    member, d = codec("packed"), vector.numel()
+    start = time.thread_time()
+    payload, _ = member.encode(vector, {})
+    packed = time.thread_time()
+    member.decode(payload, d)
+    size = memoryview(payload).nbytes
+    return {
+        "bench": "packed snapshot against float32",
+        "ours": size,
+        "reference": 4 * d,
+        "floor": 0.9,
+        "lower": True,
+        "unit": "bytes",
+        "ratio": round(size / (4 * d), 4),
+        "encode_s": round(packed - start, 3),
+        "decode_s": round(time.thread_time() - packed, 3),
+        "d": d,
+    }
 
 
 def row(bench: str, ours: float, reference: float, floor: float) -> dict[str, Any]:

@@ -2,10 +2,10 @@
 
 Communication is free while it hides behind computing. An upload may hence take SHARE of the seconds that this worker
 computes between two of them; the rest is the download's. What a rung would take is the round trip plus its bytes at the
-measured speed; speed and computing are medians of the last LOOK_BACK, so that one upload that was lost and sent again
-says nothing, and two slow ones do. A rung that does not fit is left at once, for the densest that does; a denser one is
-tried, one at a time, once it would have fitted with room to spare in PATIENCE rounds in a row: noise does not make it
-swing.
+measured speed; speed and computing are medians of the last LOOK_BACK, so that one upload that was lost and sent again,
+or the first, for which both sides load and compile what they need, says nothing, and two slow ones do. A rung that does
+not fit is left at once, for the densest that does; a denser one is tried, one at a time, once it would have fitted with
+room to spare in PATIENCE rounds in a row: noise does not make it swing.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Chooser:
     @property
     def bytes_per_s(self) -> float:
         """The link's speed up; 0 before the first upload."""
-        return statistics.median_low(self.speeds) if self.speeds else 0.0
+        return statistics.median_high(self.speeds) if self.speeds else 0.0
 
     @property
     def compute_s(self) -> float:
@@ -74,6 +74,8 @@ class Chooser:
         return upload.rtt_s + size / self.bytes_per_s
 
     def _moved(self, expected: Sequence[float], budget_s: float) -> Chooser:
+        if expected[self.rung] > budget_s and len(self.speeds) < 2:
+            return self
         if expected[self.rung] > budget_s:
             fitting = [rung for rung in range(self.rung, len(expected)) if expected[rung] <= budget_s]
             return replace(self, rung=fitting[0] if fitting else len(expected) - 1, calm=0)

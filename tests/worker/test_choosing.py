@@ -71,6 +71,17 @@ def test_one_upload_that_was_lost_and_sent_again_changes_nothing():
     assert line.rounds(20) == settled
 
 
+def test_the_first_upload_which_waits_for_what_is_loaded_and_compiled_changes_nothing():
+    line = Line(1e6, 4.0)
+    settled = line.chooser.rung
+    line.bytes_per_s /= 1000
+    assert line.rounds(1) == settled
+    line.bytes_per_s *= 1000
+    assert line.rounds(1) == settled
+    line.bytes_per_s /= 1000
+    assert line.rounds(2) == LAST, "two in a row do"
+
+
 @pytest.mark.parametrize("mbps", [1, 3, 10, 30, 100])
 def test_noise_does_not_make_it_swing(mbps: float):
     line = Line(mbps * 125_000, 5.0)

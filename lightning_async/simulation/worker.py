@@ -6,7 +6,6 @@ comes back, as a new process under a new name.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -73,7 +72,6 @@ class Worker:
         data = town.task.share(place.number, workers)
         self._data = data if self._attack is None or self._attack.data is None else self._attack.data(data)
         self._leaving = False
-        self._actor: Actor | None = None
         self._carrier: Carrier | None = None
         self._lines: list[Line] = []
 
@@ -88,7 +86,7 @@ class Worker:
         lives = len(self.diary.names)
         self.diary.names.append(f"{self.place.name}.{lives}" if lives else self.place.name)
         self._leaving = False
-        self._actor = actor = self._clock.spawn(self.diary.names[-1], self._live)
+        actor = self._clock.spawn(self.diary.names[-1], self._live)
         if churn is not None:
             crashes = self._rng.random() < churn.crash
             self._end_at(now + self._rng.exponential(churn.up_s), actor, crashes)
@@ -178,7 +176,7 @@ class Worker:
 
     def _steps_s(self) -> Iterator[float]:
         scenario = self._town.scenario
-        for _ in itertools.count():
+        while True:
             jitter = 1 + scenario.step_jitter * self._rng.uniform(-1.0, 1.0)
             yield scenario.step_s * jitter / self.place.speed
 

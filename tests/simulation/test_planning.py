@@ -30,7 +30,7 @@ def scene(speeds, link, server, run):
             "step_s": 1.0,
             "workers": [{"speeds": speeds, "link": link}],
             "server": {"latency_ms": 0.0, **server},
-            "run": {"follow": False, "total_steps": 60 * run["local_steps"] * len(speeds), **run},
+            "run": {"follow": False, "total_steps": 40 * run["local_steps"] * len(speeds), **run},
         }
     )
 

@@ -1,6 +1,7 @@
 """The same scenario on real processes, sockets and clocks: throughput and staleness agree with the simulation.
 
-Steps last half a second at speed 1 by sleeping, so that the speed of the machine does not matter.
+Steps last half a second at speed 1 by sleeping, so that the speed of the machine does not matter; a run in which it
+stood still for longer than a step is not compared but done again.
 """
 
 from __future__ import annotations
@@ -8,10 +9,11 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterable
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from children import Children
+from eventually import ENOUGH_S
 
 from lightning_async.config import RunConfig
 from lightning_async.server import ServerThread
@@ -20,8 +22,8 @@ from lightning_async.telemetry import Event, Memory
 from lightning_async.telemetry.events import Accepted
 
 pytestmark = pytest.mark.slow
-SPEEDS, STEP_S, LIMIT_S = (2.0, 1.0, 0.5, 0.3), 0.5, 200.0
-RUN = {"local_steps": 4, "total_steps": 280}
+SPEEDS, STEP_S = (2.0, 1.0, 0.5, 0.3), 0.5
+RUN = {"local_steps": 4, "total_steps": 200}
 PROGRAM = Path(__file__).parent / "scripts" / "paced.py"
 
 
@@ -46,27 +48,30 @@ def simulated() -> list[Event]:
     return list(sink.events)
 
 
-def real() -> list[Event]:
+def real(children: Children) -> list[Event] | None:
+    """None when the machine did not let the workers keep their pace, so that there is nothing to compare."""
     sink = Memory(keep=10_000)
-    with ServerThread(RunConfig(**RUN, workers=len(SPEEDS)), sinks=[sink]) as server, ExitStack() as stack:
+    with ServerThread(RunConfig(**RUN, workers=len(SPEEDS)), sinks=[sink]) as server:
         workers = []
         for i, speed in enumerate(SPEEDS):
             command = [sys.executable, str(PROGRAM), server.address, f"w{i}", str(i), str(STEP_S / speed)]
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-            workers.append(stack.enter_context(subprocess.Popen(command, **pipes)))
-            stack.callback(workers[-1].kill)
+            workers.append(children.start(command, stdin=subprocess.PIPE))
         for worker in workers:
             assert worker.stdout.readline() == "ready\n"
         for worker in workers:
             worker.stdin.write("go\n")
             worker.stdin.flush()
-        for worker in workers:
-            assert worker.wait(LIMIT_S) == 0
-    return list(sink.events)
+        paces = [[float(word) for word in worker.stdout.readline().split()] for worker in workers]
+        assert [worker.wait(ENOUGH_S) for worker in workers] == [0] * len(workers)
+    print(paces)
+    return list(sink.events) if all(mean < 1.05 and most < 2.0 for mean, most in paces) else None
 
 
-def test_the_simulation_tells_what_real_processes_do():
-    (rate, staleness, shares), (real_rate, real_staleness, real_shares) = numbers(simulated()), numbers(real())
+def test_the_simulation_tells_what_real_processes_do(children: Children) -> None:
+    events = real(children) or real(children) or real(children)
+    if events is None:
+        pytest.skip("three times the machine did not let the workers keep their pace")
+    (rate, staleness, shares), (real_rate, real_staleness, real_shares) = numbers(simulated()), numbers(events)
     assert rate == pytest.approx(sum(SPEEDS) / STEP_S, rel=0.05)
     assert real_rate == pytest.approx(rate, rel=0.15)
     assert real_staleness == pytest.approx(staleness, rel=0.15)

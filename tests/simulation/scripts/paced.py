@@ -1,4 +1,7 @@
-"""One real worker at a fixed pace: ADDRESS NAME NUMBER SECONDS_A_STEP. Says "ready" once it has imported everything."""
+"""One real worker at a fixed pace: ADDRESS NAME NUMBER SECONDS_A_STEP. Says "ready" once it has imported everything.
+
+In the end it says how long a step took on average and at most, both as a multiple of what it should have taken.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +24,13 @@ digits.loss(model, next(feed)).backward()  # what is loaded on first use is load
 model.zero_grad()
 print("ready", flush=True)
 sys.stdin.readline()
+took, since = [], time.monotonic()
 with AsyncOptimizer(inner, model, address, name=name, batch_size=digits.batch_size) as optimizer:
-    since = time.monotonic()
     while not optimizer.stop_asked:
         optimizer.zero_grad()
         digits.loss(model, next(feed)).backward()
         time.sleep(max(0.0, since + step_s - time.monotonic()))
-        since = time.monotonic()
+        took.append((time.monotonic() - since) / step_s)
+        since += took[-1] * step_s
         optimizer.step()
+print(sum(took) / len(took), max(took), flush=True)

@@ -67,7 +67,7 @@ def _reweigh(mixing: Matrix, weights: NDArray[np.float64]) -> Plan:
     safe = np.where(after > 0.0, after, 1.0)
     shares = np.where(after > 0.0, before / safe, 0.0)
     heavy = np.where(before > 0.0, after / np.where(before > 0.0, before, 1.0), 0.0)
-    lone = (mixing[:, :n] != 0.0).sum(axis=1, keepdims=True) == 1  # stays what it was to the last bit, and so a plain row
+    lone = (mixing[:, :n] != 0.0).sum(axis=1, keepdims=True) == 1  # stays what it was to the last bit: a plain row
     return Plan(np.hstack([np.where(lone, mixing[:, :n], scaled * shares[:, None]), mixing[:, n:]]), heavy)
 
 

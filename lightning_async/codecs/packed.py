@@ -29,7 +29,7 @@ KIND = 10
 PLANES = (3, 2, 1, 0)
 PLAIN, DEFLATED = 0, 1
 HEAD = struct.Struct("<BQ")
-PIECE = 1 << 20
+PIECE = 1 << 18
 SAMPLES, SAMPLE = 64, 1024
 WORTH = 0.95  # of a plane's length, for its sample, before all of it is tried
 
@@ -49,14 +49,19 @@ def _encode(vector: Tensor, state: State) -> tuple[Payload, State]:
     for plane in PLANES:
         way, data = _written(bits, plane)
         parts += [HEAD.pack(way, sum(len(piece) for piece in data)), *data]
-    return envelope.joined(parts, KIND, bits.size), state
+    buffer = np.empty(envelope.HEADER_BYTES + sum(len(part) for part in parts), dtype=np.uint8)
+    at = envelope.HEADER_BYTES
+    for part in parts:
+        buffer[at : at + len(part)] = np.frombuffer(part, dtype=np.uint8)
+        at += len(part)
+    return envelope.seal(buffer, KIND, bits.size), state
 
 
 def _written(bits: Array, plane: int) -> tuple[int, list[bytes]]:
     """How one plane is written, and its bytes in pieces."""
     stride = max(SAMPLE, bits.size // SAMPLES)
     sample = np.concatenate([_plane(bits[low : low + SAMPLE], plane) for low in range(0, bits.size, stride)] or [bits])
-    if len(_deflated(iter([sample]))[0]) <= WORTH * sample.size:
+    if sum(len(piece) for piece in _deflated(iter([sample]))) <= WORTH * sample.size:
         data = _deflated(_plane(bits[low : low + PIECE], plane) for low in range(0, bits.size, PIECE))
         if sum(len(piece) for piece in data) < bits.size:
             return DEFLATED, data
@@ -65,13 +70,14 @@ def _written(bits: Array, plane: int) -> tuple[int, list[bytes]]:
 
 def _plane(bits: Array, plane: int) -> Array:
     """One byte of each number, whose bits are turned left by one."""
-    return np.ascontiguousarray(((bits << 1) | (bits >> 31)).astype("<u4").view(np.uint8)[plane::4])
+    turned = bits >> np.uint32(8 * plane - 1) if plane else (bits << np.uint32(1)) | (bits >> np.uint32(31))
+    return turned.astype(np.uint8)
 
 
 def _deflated(pieces: Iterator[Array]) -> list[bytes]:
     """One zlib stream. Runs of one byte are all the repetition that such planes have: to look for more takes longer."""
     squeeze = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
-    return [b"".join([squeeze.compress(piece.data) for piece in pieces] + [squeeze.flush()])]
+    return [*(squeeze.compress(piece.data) for piece in pieces), squeeze.flush()]
 
 
 def _decode(payload: Payload, d: int) -> Tensor:

@@ -31,7 +31,7 @@ from lightning_async.worker.replica import Arrival
 HOLD_S = 10.0  # how long the server may hold a question for a newer version
 PAUSE_S = 0.1  # the shortest time between two standing questions
 PACKED_BYTES = 1 << 20  # a snapshot shorter than this is not worth packing
-PACKED_BELOW = 25e6  # bytes per second of the link: to pack and unpack 6 bytes takes longer than to send one at more
+PACKED_BELOW = 12.5e6  # bytes per second of the link: it saves twice the time that packing and unpacking take, or more
 SHARE = 0.25  # of the link that standing questions may take
 log = logging.getLogger(__name__)
 

@@ -26,6 +26,7 @@ from lightning_async.errors import LayoutError, PayloadError
 LARGEST_ELEMENTS = 2**40
 MOST_TENSORS = 100_000
 KINDS = ("parameter", "buffer")
+FSDP = "_fsdp_wrapped_module"  # stands in the name of every tensor that FullyShardedDataParallel has wrapped
 
 
 @dataclass(frozen=True)
@@ -127,14 +128,13 @@ def _plain(name: str) -> str:
 def _check_travels(name: str, tensor: Tensor) -> None:
     if is_lazy(tensor):
         raise LayoutError(f"{name!r} is lazy and has no shape yet; run one batch through the model first")
-    if getattr(tensor, "_is_flat_param", False):
+    if FSDP in name or type(tensor).__name__ == "DTensor":
         raise LayoutError(
-            f"{name!r} is a shard of FSDP: a worker must hold its whole model; train it without FSDP for now"
+            f"{name!r} is a shard, of FSDP or of a tensor that lies on several devices: a worker must hold its whole "
+            "model; train it without sharding for now"
         )
-    if type(tensor).__name__ == "DTensor" or tensor.device.type == "meta":
-        raise LayoutError(
-            f"{name!r} is a {type(tensor).__name__} on {tensor.device}: only whole local tensors are shared"
-        )
+    if tensor.device.type == "meta":
+        raise LayoutError(f"{name!r} has no values yet: it lies on {tensor.device}; materialise the model first")
     if not tensor.is_floating_point() or tensor.layout != torch.strided:
         raise LayoutError(
             f"{name!r} has dtype {tensor.dtype}, layout {tensor.layout}; shared are dense floating tensors"

@@ -15,6 +15,7 @@ from lightning_async.server.members import Member
 from lightning_async.server.run import Run, Waiting
 from lightning_async.server.standing import check_standing, judge, note_shortage
 from lightning_async.server.stepping import Made, Stepper
+from lightning_async.server.store import Answer
 from lightning_async.telemetry import events
 from lightning_async.wire import messages as m
 from lightning_async.wire.frames import MAX_HEADER_BYTES, Envelope, Frame
@@ -86,7 +87,14 @@ def pull(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> Re
 def answer_pull(run: Run, peer: bytes, request: int, have: int, packed: bool = False) -> Refusal | None:
     if run.store is None or run.version < 0:
         return Refusal(Reason.UNREADY, "no worker has sent the first parameters yet")
-    member = run.members.of(peer)
+    params, answer = published(run, run.members.of(peer), have, packed)
+    run.send(peer, request, params, answer.payload, answer.sums)
+    return None
+
+
+def published(run: Run, member: Member | None, have: int, packed: bool = False) -> tuple[m.Params, Answer]:
+    """What a peer that holds version `have` needs for the newest one."""
+    assert run.store is not None
     answer = run.store.answer(known(run, member, have), packed)
     included = member.included if member is not None else 0
     params = m.Params(
@@ -97,8 +105,7 @@ def answer_pull(run: Run, peer: bytes, request: int, have: int, packed: bool = F
         digest=answer.digest,
         stop=bool(run.ended),
     )
-    run.send(peer, request, params, answer.payload, answer.sums)
-    return None
+    return params, answer
 
 
 def known(run: Run, member: Member | None, have: int) -> int:
@@ -122,20 +129,24 @@ def answer_pulls(run: Run) -> None:
             run.waiting.append(w)
 
 
-def push(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m.Receipt:
+def push(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m.Receipt | None:
     push = envelope.message
     assert isinstance(push, m.Push)
     assert member is not None
-    kept = member.receipts.get(push.seq)
-    if kept is not None:
-        return replace(kept, stop=bool(run.ended))
-    receipt = decide(run, push, read_update(run, member, push, envelope.payload))
-    member.last_seq = max(member.last_seq, push.seq)
-    member.keep(receipt)  # before anything that may break: who is told of a failure asks again, and gets this one
-    tell(run, member, push, receipt, envelope.payload)
-    pacing.note_arrival(run, member)
-    step_when_ready(run)
-    return replace(receipt, stop=bool(run.ended))
+    receipt = member.receipts.get(push.seq)
+    if receipt is None:
+        receipt = decide(run, push, read_update(run, member, push, envelope.payload))
+        member.last_seq = max(member.last_seq, push.seq)
+        member.keep(receipt)  # before anything that may break: who is told of a failure asks again, and gets this one
+        tell(run, member, push, receipt, envelope.payload)
+        pacing.note_arrival(run, member)
+        step_when_ready(run)
+    receipt = replace(receipt, stop=bool(run.ended))
+    if push.have is None:
+        return receipt
+    params, answer = published(run, member, push.have)
+    run.send(peer, envelope.id, replace(receipt, news=vars(params)), answer.payload, answer.sums)
+    return None
 
 
 def decide(run: Run, push: m.Push, slot: Slot | Refusal) -> m.Receipt:

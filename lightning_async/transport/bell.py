@@ -26,8 +26,7 @@ class Bell:
 
     def silence(self) -> None:
         with contextlib.suppress(BlockingIOError):
-            while self._inside.recv(4096):
-                pass
+            self._inside.recv(4096)
 
     def close(self) -> None:
         with self._lock:

@@ -73,6 +73,7 @@ class Push:
     round_s: float = 0.0
     loss: float | None = None
     hyper: list[Any] = field(default_factory=list)  # gradient mode: per parameter group {name: [value, initial]}
+    have: int | None = None  # version already held, when the Receipt is to bring what is newer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +173,7 @@ class Refused:
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
-    """The answer to Push number `seq`; asking again gets the same receipt."""
+    """The answer to Push number `seq`; asking again gets the same receipt. Payload: of the Params in `news`."""
 
     seq: int
     accepted: bool
@@ -181,6 +182,7 @@ class Receipt:
     reason: str = ""
     detail: str = ""
     stop: bool = False  # the run is over: end training
+    news: dict[str, Any] | None = None  # the fields of a Params, for a Push that named what it has
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ from lightning_async.transport.base import Frame, Traffic
 from lightning_async.wire.messages import Ack, Pull, Reason, Reply, Request, Welcome
 from lightning_async.worker.downloading import Downloads
 from lightning_async.worker.link import Link
-from lightning_async.worker.parcels import Forgotten, Outcome, Ticket, Update, check_run, receipt_in
+from lightning_async.worker.parcels import Forgotten, Outcome, Ticket, Update, check_run, receipt_in, riding
 from lightning_async.worker.replica import Arrival
 from lightning_async.worker.uploading import Uploads
 from lightning_async.worker.world import REAL, World
@@ -246,16 +246,21 @@ class Courier:
         payload = self._encode(update)
         if payload is None:
             self._owe(-1)
+            self._downloads.fetch(self._answered, newer=wait_newer)
             reason = Reason.NOT_FINITE.value
             self._outcomes.append(Outcome(update.push.seq, False, -1, reason, "NaN or infinity in the update"))
         else:
-            sent_at = self._clock()
-            self._require_link().request(
-                update.push,
-                lambda reply, _: self._on_receipt(reply, update, payload, self._clock() - sent_at, compute_s),
-                (payload, update.buffer_bytes),
-            )
-        self._downloads.fetch(self._answered, newer=wait_newer, after_push=payload is not None)
+            sent_at, have = self._clock(), None if wait_newer else self._downloads.ride(self._answered)
+
+            def answered(reply: Reply, news: tuple[Frame, ...]) -> None:
+                self._on_receipt(reply, update, payload, self._clock() - sent_at, compute_s)
+                if have is not None:
+                    self._downloads.came(reply, news)
+                self._notify()
+
+            self._require_link().request(riding(update.push, have), answered, (payload, update.buffer_bytes))
+            if have is None:
+                self._downloads.fetch(self._answered, newer=wait_newer, after_push=True)
 
     def _encode(self, update: Update) -> Frame | None:
         """The payload; None for an update that is not finite."""
@@ -278,7 +283,6 @@ class Courier:
         self._outcomes.append(Outcome.of(receipt, update.push, kept))
         self._owe(-1)  # after the outcome is there: who sees us idle must find it
         self._downloads.settle()
-        self._notify()
 
     def _pull(self, question: Pull, then: Callable[[Reply, tuple[Frame, ...]], None]) -> None:
         def answered(reply: Reply, payload: tuple[Frame, ...]) -> None:

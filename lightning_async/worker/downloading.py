@@ -25,13 +25,15 @@ from lightning_async.codecs import Codec, codec
 from lightning_async.errors import ProtocolError
 from lightning_async.layout import Layout
 from lightning_async.transport.base import Frame
-from lightning_async.wire.messages import Params, Pull, Refused, Reply
+from lightning_async.wire.fields import read
+from lightning_async.wire.messages import Params, Pull, Receipt, Refused, Reply
 from lightning_async.worker.replica import Arrival
 
 HOLD_S = 10.0  # how long the server may hold a question for a newer version
 PAUSE_S = 0.1  # the shortest time between two standing questions
 PACKED_BYTES = 1 << 20  # a snapshot shorter than this is not worth packing
 PACKED_BELOW = 12.5e6  # bytes per second of the link: it saves twice the time that packing and unpacking take, or more
+RIDE_BYTES = 1 << 18  # parameters up to this size come with a receipt, which costs less than a question
 SHARE = 0.25  # of the link that standing questions may take
 log = logging.getLogger(__name__)
 
@@ -73,6 +75,27 @@ class Downloads:
         self._owed.append((newer, done))
         if not (after_push and self._standing):
             self._question(HOLD_S if newer else 0.0)
+
+    def ride(self, done: Callable[[], None]) -> int | None:
+        """The version held, when the receipt of a Push is to bring what is newer (`came` is told of it, then `done` is
+        called). None when that does not pay: `fetch` is to be called."""
+        if self._standing or 4 * self._layout.d > RIDE_BYTES:
+            return None
+        self._owed.append((False, done))
+        self._asked += 1
+        return self.have
+
+    def came(self, reply: Reply, payload: tuple[Frame, ...]) -> None:
+        """The answer to a Push that was to bring parameters; a server need not, then they are asked for."""
+        if isinstance(reply, Receipt) and reply.news is not None:
+            try:
+                news = read(Params, reply.news)
+            except ValueError as error:
+                raise ProtocolError(f"a receipt with news that are no Params: {error}") from None
+            self._on_answer(news, payload, 0.0)
+        else:
+            self._asked -= 1
+            self._question(0.0)
 
     def settle(self) -> None:
         """A receipt has come: whatever was published before it would be here, if a question has stood since."""

@@ -20,7 +20,8 @@ from lightning_async.layout import shared_tensors
 from lightning_async.outer import describe, hyper_of
 from lightning_async.staleness import policy
 from lightning_async.transport.base import Frame, Traffic
-from lightning_async.wire.messages import Ack, Push, Reason, Refused, Reply, Request, Welcome
+from lightning_async.wire.messages import Ack, Push, Reason, Reply, Request, Welcome
+from lightning_async.worker.brief import Brief
 from lightning_async.worker.courier import GOODBYE_S, Courier
 from lightning_async.worker.guard import Guard
 from lightning_async.worker.joining import begin_run
@@ -64,7 +65,7 @@ class Engine:
         self.config, self.workers, self.armed = RunConfig(), 1, False
         self.tamper: Callable[[torch.Tensor], torch.Tensor] = lambda update: update  # see tampering.py
         self._claims, self._give_up = dict(claims or {}), give_up
-        self._round = Round(self.clock())
+        self._round, self._brief = Round(self.clock()), Brief()
         self._seq = self._diverged = 0
         self._refusal = ("", "")  # the last one: reason, detail
         self._records: list[dict[str, Any]] = []
@@ -117,10 +118,7 @@ class Engine:
     def answer_of(self, ticket: Ticket) -> tuple[Reply, tuple[Frame, ...]]:
         """The answer to an `ask_later`; raises as `ask`."""
         self.until(ticket.done.is_set)
-        if isinstance(ticket.reply, Refused):
-            raise RefusedError(ticket.reply.reason, ticket.reply.detail)
-        assert ticket.reply is not None
-        return ticket.reply, ticket.payload
+        return ticket.answer
 
     def wait(self, ready: Callable[[], bool], timeout_s: float = 1e9) -> bool:
         """Wait in slices; False when the wait was given up or is over. Raises what went wrong in the background."""
@@ -252,6 +250,7 @@ class Engine:
         if update.vector.is_cuda:
             torch.cuda.current_stream(update.vector.device).synchronize()  # the courier reads it from its own stream
         self._courier.exchange(update, wait_newer=self.rigid)
+        self._brief.wait(lambda seconds: self.wait(lambda: self._courier.idle, seconds))
 
     def _finish(self) -> bool:
         """Wait until the last exchange is over, and merge what it brought; False when the wait was given up."""

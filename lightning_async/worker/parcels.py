@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -44,6 +44,11 @@ class Outcome:
         """What `receipt` says of `push`."""
         said = (receipt.seq, receipt.accepted, receipt.version, receipt.reason, receipt.detail)
         return cls(*said, kept, push.steps, push.samples)
+
+
+def riding(push: Push, have: int | None) -> Push:
+    """`push`, asking for what is newer than version `have` unless that is None."""
+    return push if have is None else replace(push, have=have)
 
 
 def receipt_in(reply: Reply, push: Push) -> Receipt:
@@ -89,3 +94,11 @@ class Ticket:
     reply: Reply | None = None
     payload: tuple[Frame, ...] = ()
     done: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def answer(self) -> tuple[Reply, tuple[Frame, ...]]:
+        """Once it is `done`. Raises RefusedError for a refusal."""
+        assert self.reply is not None
+        if isinstance(self.reply, Refused):
+            raise RefusedError(self.reply.reason, self.reply.detail)
+        return self.reply, self.payload

@@ -8,6 +8,7 @@ the workers expected. A fast worker is through with its quota sooner; ranges are
 from __future__ import annotations
 
 import math
+import time
 from collections import deque
 from collections.abc import Iterator
 
@@ -19,7 +20,9 @@ from lightning_async.wire.messages import Lease, Ranges
 from lightning_async.worker.engine import Engine
 from lightning_async.worker.parcels import Ticket
 
-BATCHES_AHEAD = 4
+BATCHES_AHEAD = 4  # of the first lease; later ones grow until they last LEASE_S
+LEASE_S = 1.0
+SMALLEST_PARTS = 4  # a lease is this part of the quota at most, so that a worker that dies takes little with it
 
 
 def quota(length: int, workers: int) -> int:
@@ -34,7 +37,7 @@ class LeaseSampler(Sampler[int]):
         engine: joined.
         stream: name of the shared stream, one a data set.
         length: samples in the data set; the same on every worker.
-        batch_size: sizes a lease (four batches).
+        batch_size: sizes the first lease (four batches).
         shuffle: a new permutation each pass, or the data set's order.
         share: samples of an epoch of this worker; by default its `quota`.
     """
@@ -43,8 +46,10 @@ class LeaseSampler(Sampler[int]):
         self, engine: Engine, stream: str, length: int, batch_size: int, shuffle: bool, share: int | None = None
     ) -> None:
         self._engine, self._stream, self._length, self._shuffle = engine, stream, length, shuffle
-        self._count = max(1, min(length, BATCHES_AHEAD * batch_size))
         self._quota = quota(length, engine.workers) if share is None else share
+        self._count = max(1, min(length, BATCHES_AHEAD * batch_size))
+        self._most = max(self._count, self._quota // SMALLEST_PARTS)
+        self._received_at = -math.inf
         self._indices: deque[int] = deque()
         self._ticket: Ticket | None = None
         self._order: tuple[int, list[int]] = (-1, [])
@@ -66,10 +71,18 @@ class LeaseSampler(Sampler[int]):
         assert self._ticket is not None
         reply, _ = self._engine.answer_of(self._ticket)
         self._ticket = None
+        self._grow()
         if not isinstance(reply, Ranges) or not reply.ranges:
             raise ProtocolError(f"Lease was answered by {type(reply).__name__}")
         for row in reply.ranges:
             self._indices.extend(self._samples(row, reply.seed))
+
+    def _grow(self) -> None:
+        """The next lease is twice as large when the last one was used up before LEASE_S."""
+        now = time.monotonic()
+        if now - self._received_at < LEASE_S:
+            self._count = min(2 * self._count, self._most)
+        self._received_at = now
 
     def _samples(self, row: object, seed: int) -> list[int]:
         match row:

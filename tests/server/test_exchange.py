@@ -42,6 +42,17 @@ def test_an_update_is_subtracted_once_and_asking_again_gives_the_same_receipt() 
     no(room.push("a", ONES, seq=0), Reason.SEQUENCE)
 
 
+def test_a_push_that_says_what_it_has_gets_the_version_that_it_makes() -> None:
+    room = Room().begin("a")
+    receipt = push(room, (raw(ONES), b""), have=0)
+    assert (receipt.accepted, receipt.version) == (True, 0)
+    assert receipt.news == vars(m.Params(form="snapshot", version=1, included=1, digest=receipt.news["digest"]))
+    assert torch.equal(floats(room.mail[b"a"][-1].payload[0]), START - 1)
+    again = push(room, (raw(ONES), b""), have=1)
+    assert (again.accepted, again.news["form"], room.mail[b"a"][-1].payload) == (True, "unchanged", ())
+    assert push(room, (raw(ONES), b"")).news is None
+
+
 @pytest.mark.parametrize(
     ("frames", "changes", "reason"),
     [

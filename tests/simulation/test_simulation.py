@@ -41,7 +41,7 @@ def test_one_worker_alone_takes_the_time_that_its_steps_take():
     result = simulate(scene({}, run={"total_steps": 40}, step_jitter=0.0))
     (worker,) = result.workers
     assert (worker.steps, worker.accepted, result.versions) == (41, 10, 10), "it learns of the end after a step more"
-    assert worker.utilisation == pytest.approx(1.0)
+    assert worker.utilisation == pytest.approx(1.0, abs=1e-3), "but for the brief waits at the ends of rounds"
     assert 41.0 < result.seconds < 41.5, "and joining takes a few round trips"
     assert worker.staleness_p99 == 0
 

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from lightning_async.codecs import codec
-from lightning_async.errors import PayloadError
+from lightning_async.errors import PayloadError, ProtocolError
 from lightning_async.layout import shared_tensors
-from lightning_async.wire.messages import Params, Pull, Refused
+from lightning_async.wire.messages import Params, Pull, Receipt, Refused
 from lightning_async.worker import downloading
-from lightning_async.worker.downloading import HOLD_S, PAUSE_S, Downloads
+from lightning_async.worker.downloading import HOLD_S, PAUSE_S, RIDE_BYTES, Downloads
 
 LAYOUT = shared_tensors(nn.Linear(3, 1)).layout  # 4 parameters, no buffers
 
@@ -77,6 +77,47 @@ def test_a_push_whose_standing_question_ran_out_asks_for_itself() -> None:
     server.answer(1)
     assert told == ["done"]
     assert server.side.have == 1
+
+
+def receipt(**news: object) -> Receipt:
+    return Receipt(seq=1, accepted=True, version=0, news=dict(news) or None)
+
+
+def test_a_receipt_brings_the_parameters_of_a_small_model() -> None:
+    server, told = Server(), []
+    server.side.fetch(lambda: None)
+    server.answer(0)
+    assert server.side.ride(lambda: told.append("done")) == 0
+    server.side.tick()
+    assert not server.questions, "while they are under way, nothing else asks for them"
+    server.side.came(receipt(form="snapshot", version=1), (torch.ones(4).numpy().tobytes(), b""))
+    assert told == ["done"]
+    assert [arrival.version for arrival in server.side.arrivals] == [0, 1]
+
+
+def test_a_receipt_that_brings_nothing_is_followed_by_a_question() -> None:
+    for reply in (receipt(), Refused(reason="internal", detail="")):
+        server, told = Server(), []
+        server.side.ride(lambda told=told: told.append("done"))
+        server.side.came(reply, ())
+        assert [q for q, _ in server.questions] == [Pull(have=-1)]
+        assert not told
+        server.answer(1)
+        assert told == ["done"]
+
+
+def test_news_that_are_no_parameters_are_an_error_of_the_server() -> None:
+    server = Server()
+    server.side.ride(lambda: None)
+    with pytest.raises(ProtocolError, match="form"):
+        server.side.came(receipt(version=1), ())
+
+
+def test_a_standing_question_or_a_large_model_needs_no_ride() -> None:
+    assert Server().started().side.ride(lambda: None) is None
+    for d, have in ((RIDE_BYTES // 4, -1), (RIDE_BYTES // 4 + 1, None)):
+        layout = shared_tensors(nn.Linear(d, 1, bias=False)).layout
+        assert Downloads(layout, lambda q, then: None, lambda: None).ride(lambda: None) == have
 
 
 def test_lockstep_is_settled_by_a_newer_version_only() -> None:

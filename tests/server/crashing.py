@@ -141,13 +141,14 @@ def message(turn: Turn) -> m.Push:
     return m.Push(seq=turn.seq, base=turn.base, digest=DIGEST, samples=1 + turn.seq % 3)
 
 
-def uninterrupted(case: Case, rounds: int) -> tuple[Coordinator, Workers]:
+def uninterrupted(case: Case, rounds: int, fold_back: bool = True) -> tuple[Coordinator, Workers]:
     """The reference: the script, and a coordinator that nobody kills."""
     coordinator, ids, workers = (
         Coordinator(RunConfig(**case.config), "crashing", run_id="one"),
         itertools.count(1),
         Workers(case),
     )
+    workers.fold_back = fold_back
 
     def ask(name: str, message: m.Request, payload: tuple[Frame, ...] = ()) -> Any:
         number = next(ids)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from crashing import CASES, POINTS, Case, Host, Trial, assert_equal, uninterrupted
 
-from lightning_async.persistence import open_journal
+from lightning_async.persistence import JournalError, open_journal
 from lightning_async.server import recovery
 
 NAMES = [case.name for case in CASES]
@@ -57,3 +57,22 @@ def test_killed_at_every_point_and_at_any_time(host: Host, case: Case, tmp_path:
     print(f"{case.name}: {trial.kills} kills, {len(trial.receipts)} receipts")
     assert trial.kills >= 67, "200 in all three"
     check(trial, tmp_path / "state", rounds)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutation", ["answer at once", "no deduplication", "no pushes in the journal"])
+def test_the_proof_fails_where_a_defence_is_missing(host: Host, mutation: str, tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    with pytest.raises((AssertionError, JournalError)):
+        check(
+            Trial(host, CASES[0], folder, 20, seed=3, mutation=mutation).run(("answered", "received") * 4, 8),
+            folder,
+            20,
+        )
+
+
+def test_the_proof_fails_where_what_was_refused_is_not_folded_back() -> None:
+    case = next(case for case in CASES if "compression" in case.config)
+    _, workers = uninterrupted(case, 10)
+    _, forgetful = uninterrupted(case, 10, fold_back=False)
+    assert workers.missing() < 1e-4 < 1e-2 < forgetful.missing()

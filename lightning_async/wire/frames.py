@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from zlib import crc32
 
 import msgpack
 
@@ -28,7 +29,7 @@ Frame = bytes | bytearray | memoryview
 
 PROTOCOL_VERSION = 1
 MAGIC = b"LA"
-PREFIX_BYTES = 4
+PREFIX_BYTES = 8
 MAX_HEADER_BYTES = 4 * 2**20
 MAX_PAYLOAD_FRAMES = MAX_ITEMS
 MAX_CONTAINERS = 400_000  # lists and maps in one header
@@ -83,10 +84,15 @@ def pack(envelope: Envelope, sums: Sequence[int] | None = None) -> list[Frame]:
         "i": envelope.id,
         "c": [checksum(frame) for frame in payload] if sums is None else list(sums),
     }
-    header = MAGIC + bytes((PROTOCOL_VERSION, 0)) + msgpack.packb(head | fields)
+    header = sealed(msgpack.packb(head | fields))
     if len(header) > MAX_HEADER_BYTES:
         raise CallerError(f"{head['t']} has a header of {len(header)} bytes; at most {MAX_HEADER_BYTES} are read")
     return [b"", header, *payload]
+
+
+def sealed(body: bytes, version: int = PROTOCOL_VERSION) -> bytes:
+    """The header around a msgpack map: what it is, its version, and the CRC-32 of the map."""
+    return MAGIC + bytes((version, 0)) + crc32(body).to_bytes(4, "little") + body
 
 
 def unpack(frames: Sequence[Frame], *, verify: bool = True) -> Envelope:
@@ -118,11 +124,13 @@ def _split(frames: Sequence[Frame]) -> tuple[int, dict[str, Any]]:
     header = memoryview(frames[1]).cast("B") if len(frames[1]) else memoryview(b"")
     if len(header) > MAX_HEADER_BYTES:
         raise FrameError(f"header of {len(header)} bytes; at most {MAX_HEADER_BYTES} are read")
-    if len(header) <= PREFIX_BYTES or header[:2] != MAGIC:
+    if len(header) <= len(MAGIC) + 2 or header[:2] != MAGIC:
         raise FrameError("this is not the protocol of lightning_async: its headers begin with 'LA'")
-    version = header[2]
+    version, body = header[2], header[PREFIX_BYTES:]
+    if version == PROTOCOL_VERSION and crc32(body) != int.from_bytes(header[4:PREFIX_BYTES], "little"):
+        raise FrameError("the header was altered on the way: its CRC-32 does not fit")
     try:
-        return version, _decode(header[PREFIX_BYTES:])
+        return version, _decode(body)
     except FrameError:
         if version != PROTOCOL_VERSION:
             raise VersionError(version) from None

@@ -91,7 +91,7 @@ def tcp(address: str, data: bytes) -> None:
 def header(**fields: object) -> bytes:
     import msgpack
 
-    return wire.MAGIC + bytes((wire.PROTOCOL_VERSION, 0)) + msgpack.packb(fields)
+    return wire.sealed(msgpack.packb(fields))
 
 
 def test_a_connection_that_speaks_http_or_nonsense(server: ServerThread, good: Client) -> None:
@@ -107,7 +107,7 @@ def test_a_connection_that_speaks_http_or_nonsense(server: ServerThread, good: C
         ([b"", header(t="Push", i=7, c=[])], Reason.PROTOCOL),
         ([b"", header(t="Pull", i=7, c=[], have="x")], Reason.PROTOCOL),
         ([b"", header(t="Welcome", i=7, c=[])], Reason.PROTOCOL),
-        ([b"", wire.MAGIC + bytes((99, 0)) + header(t="Hello", i=7)[4:]], Reason.VERSION),
+        ([b"", wire.sealed(header(t="Hello", i=7)[wire.PREFIX_BYTES :], version=99)], Reason.VERSION),
         ([b"", header(t="Pull", i=7, c=[5]), b"abc"], Reason.PROTOCOL),
     ],
 )

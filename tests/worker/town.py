@@ -29,7 +29,7 @@ def raw(vector: Tensor) -> Frame:
 
 
 class Altering(Connection):
-    """Alters one bit of a payload now and then. Headers carry no checksum: an altered one may be another message."""
+    """Alters one bit of an update now and then, by turns in its header and in its vector."""
 
     def __init__(self, inner: Connection, every: int) -> None:
         self._inner, self._every, self._seen, self.fired = inner, every, 0, 0
@@ -39,9 +39,10 @@ class Altering(Connection):
             self._seen += 1
             if self._seen % self._every == 0:
                 self.fired += 1
-                altered = bytearray(frames[2])
-                altered[self._seen % len(altered)] ^= 4
-                frames = [*frames[:2], altered, *frames[3:]]
+                place = 1 + self.fired % 2
+                altered = bytearray(frames[place])
+                altered[4 + self._seen % (len(altered) - 4)] ^= 4
+                frames = [*frames[:place], altered, *frames[place + 1 :]]
         self._inner.send(frames)
 
     def receive(self, timeout_s: float) -> list[memoryview] | None:

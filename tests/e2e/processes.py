@@ -75,7 +75,7 @@ class Program:
 
     def events(self, name: str, rank: int | None = None) -> list[dict[str, Any]]:
         """What scripts/train.py has announced: lines that begin with an @."""
-        found = [json.loads(line[1:]) for line in self.output.splitlines() if line.startswith("@{")]
+        found = [json.loads(line[1:]) for line in self._lines() if line.startswith("@{")]
         return [event for event in found if event["event"] == name and rank in (None, event["rank"])]
 
     def wait_for(self, text: str, timeout_s: float = START_S) -> str:
@@ -83,7 +83,7 @@ class Program:
 
         def found() -> str:
             ended = self.process.poll() is not None
-            line = next((line for line in self.output.splitlines() if text in line), "")
+            line = next((line for line in self._lines() if text in line), "")
             assert line or not ended, f"ended without {text!r}:\n{self.output[-4000:]}"
             return line
 
@@ -134,6 +134,10 @@ class Program:
     def interrupt(self) -> None:
         """What Ctrl+C does in a terminal: SIGINT to the whole process group."""
         os.killpg(self.pid, signal.SIGINT)
+
+    def _lines(self) -> list[str]:
+        """The lines of the output that are whole by now."""
+        return [line.rstrip("\n") for line in self.output.splitlines(keepends=True) if line.endswith("\n")]
 
     def _is_ours(self, pid: int) -> bool:
         try:

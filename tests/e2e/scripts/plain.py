@@ -21,7 +21,7 @@ torch.set_num_threads(1)
 
 
 def say(event: str, **values: object) -> None:
-    os.write(1, f"@{json.dumps({'event': event, 'rank': 0, **values})}\n".encode())
+    os.write(1, f"\n@{json.dumps({'event': event, 'rank': 0, **values})}\n".encode())  # whole, and a line of its own
 
 
 def flat(module: nn.Module) -> list[float]:

@@ -114,7 +114,7 @@ class Watch(Callback):
 
 
 def say(rank: int, event: str, **values: Any) -> None:
-    os.write(1, f"@{json.dumps({'event': event, 'rank': rank, **values})}\n".encode())  # one write: lines stay whole
+    os.write(1, f"\n@{json.dumps({'event': event, 'rank': rank, **values})}\n".encode())  # whole, and a line of its own
 
 
 def wait_at_the_gate(rank: int) -> None:

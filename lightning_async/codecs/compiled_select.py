@@ -28,6 +28,8 @@ NEAR = 1 << 13  # thresholds this close to each other, 1 / 1024 of themselves, a
 GROUPS_PER_KEPT = 4
 STRIP = 4096
 WORD = 64
+LINE = 16  # numbers in a line of the cache
+AHEAD = 24
 
 llvm: Any = _cgutils  # untyped, like what it makes
 intrinsic = cast(Callable[[Callable[..., Any]], Callable[..., Any]], _intrinsic)
@@ -63,6 +65,21 @@ def _lowest(context: Any, word: Any) -> Any:
     return types.int64(types.uint64), emitted
 
 
+@intrinsic
+def _fetch(context: Any, array: Any, at: Any) -> Any:
+    """Bring the line of memory where `array[at]` lies towards the core; beyond the array's end it does nothing."""
+
+    def emitted(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        i32, pointer = llvm.ir.IntType(32), llvm.ir.IntType(8).as_pointer()
+        form = llvm.ir.FunctionType(llvm.ir.VoidType(), [pointer, i32, i32, i32])
+        prefetch = llvm.get_or_insert_function(builder.module, form, "llvm.prefetch.p0i8")
+        place = builder.gep(llvm.create_struct_proxy(signature.args[0])(context, builder, args[0]).data, [args[1]])
+        builder.call(prefetch, [builder.bitcast(place, pointer), i32(0), i32(3), i32(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64), emitted
+
+
 @jit
 def select(
     vector: Array,
@@ -92,9 +109,10 @@ def select(
                 _accumulate(vector[row:end], beta, target[row:end], tops)
             else:
                 _raise(bits[row:end], tops)
+            _fetch_half(vector, target, high + (row - low) // 2, tops.size)
         floor = _threshold(tops, keep, guess)
         guess = floor if floor > 1 else guess
-        count = _collect(bits[low:high], floor, places)
+        count = _collect(bits[low:high], floor, places, vector, target, high + chunk // 2)
         for i in range(count):
             candidates[i] = bits[low + places[i]] & MAGNITUDE
         before = n
@@ -111,7 +129,7 @@ def collect(x: Array, threshold: np.int32, indices: Array) -> int:
     places = np.empty(STRIP, dtype=np.int32)
     n = 0
     for low in range(0, x.size, STRIP):
-        count = _collect(bits[low : min(low + STRIP, x.size)], threshold, places)
+        count = _collect(bits[low : min(low + STRIP, x.size)], threshold, places, x, x, low + STRIP)
         if n + count > indices.size:
             return -1
         for i in range(count):
@@ -122,9 +140,19 @@ def collect(x: Array, threshold: np.int32, indices: Array) -> int:
 
 @jit
 def put_difference(target: Array, places: Array, numbers: Array, sent: Array) -> None:
-    """target[places] = numbers - sent."""
+    """target[places] = numbers - sent. Nearly each lies in a line of its own, which is fetched some places ahead."""
     for i in range(places.size):
+        _fetch(target, np.int64(places[min(i + AHEAD, places.size - 1)]))
         target[places[i]] = numbers[i] - sent[i]
+
+
+@jit
+def _fetch_half(vector: Array, target: Array, at: int, size: int) -> None:
+    """Lines of both for half of `size` numbers: a chunk is fetched half while the one before it is updated, half
+    while that is searched, which keeps memory busy all the time."""
+    for i in range(at, at + size // 2, LINE):
+        _fetch(vector, i)
+        _fetch(target, i)
 
 
 @jit
@@ -178,8 +206,8 @@ def _threshold(tops: Array, keep: int, guess: np.int32) -> np.int32:
 
 
 @jit
-def _collect(bits: Array, threshold: np.int32, places: Array) -> int:
-    """Where the threshold is reached, in order."""
+def _collect(bits: Array, threshold: np.int32, places: Array, vector: Array, target: Array, ahead: int) -> int:
+    """Where the threshold is reached, in order. What is needed next, from `ahead` on, is fetched meanwhile."""
     n, whole = 0, bits.size // WORD * WORD
     for low in range(0, whole, WORD):
         word = _reaching(bits, low, threshold)
@@ -187,6 +215,7 @@ def _collect(bits: Array, threshold: np.int32, places: Array) -> int:
             places[n] = low + _lowest(word)
             word &= word - np.uint64(1)
             n += 1
+        _fetch_half(vector, target, ahead + low // 2, WORD)
     for i in range(whole, bits.size):
         if np.int32(bits[i] & MAGNITUDE) >= threshold:
             places[n] = i
@@ -197,9 +226,13 @@ def _collect(bits: Array, threshold: np.int32, places: Array) -> int:
 @jit
 def _emit(places: Array, candidates: Array, keep: int, floor: np.int32, first: int, indices: Array, n: int) -> int:
     """Appends first + the places of the `keep` largest candidates, of equal ones the first."""
-    low, high = floor, BEYOND
+    low, high, step = floor, BEYOND, np.int64(NEAR)
     ties = places.size
     if places.size > keep:
+        while low + step < BEYOND and _count(candidates, np.int32(low + step)) >= keep:
+            low = np.int32(low + step)
+            step *= 2
+        high = np.int32(min(np.int64(low + step), np.int64(BEYOND)))
         while high - low > 1:
             middle = np.int32(low + (high - low) // 2)
             count = _count(candidates, middle)

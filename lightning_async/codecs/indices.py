@@ -71,7 +71,7 @@ def most_bytes(n: int, d: int) -> int:
 
 def _gaps(indices: Array, page_bits: int, pages: int) -> tuple[Array, Array]:
     """int64 [pages] counts, and the int64 [n] gaps before each index."""
-    fast = kernels.compiled()
+    fast = kernels.compiled_codes()
     if fast is not None:
         counts, gaps = np.zeros(pages, dtype=np.int64), np.empty(indices.size, dtype=np.int64)
         fast.gaps(indices, page_bits, counts, gaps)

@@ -8,17 +8,21 @@ from functools import cache
 from types import ModuleType
 
 
-@cache
 def compiled() -> ModuleType | None:
     """The numba kernels, loaded on first use (numba takes half a second to import); None where numba is missing."""
     return _loaded("compiled")
 
 
-@cache
 def compiled_select() -> ModuleType | None:
     """The same for the selection kernels."""
     return _loaded("compiled_select")
 
 
+def compiled_codes() -> ModuleType | None:
+    """The same for the loops over kept numbers; None where `compiled` is."""
+    return None if compiled() is None else _loaded("compiled_codes")
+
+
+@cache
 def _loaded(name: str) -> ModuleType | None:
     return importlib.import_module(f"{__package__}.{name}") if importlib.util.find_spec("numba") else None

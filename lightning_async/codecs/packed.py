@@ -70,8 +70,9 @@ def _written(bits: Array, plane: int) -> tuple[int, list[bytes]]:
 
 def _plane(bits: Array, plane: int) -> Array:
     """One byte of each number, whose bits are turned left by one."""
-    turned = bits >> np.uint32(8 * plane - 1) if plane else (bits << np.uint32(1)) | (bits >> np.uint32(31))
-    return turned.astype(np.uint8)
+    turned: Array = bits >> np.uint32(8 * plane - 1) if plane else (bits << np.uint32(1)) | (bits >> np.uint32(31))
+    out: Array = turned.astype(np.uint8)
+    return out
 
 
 def _deflated(pieces: Iterator[Array]) -> list[bytes]:

@@ -28,20 +28,17 @@ def best_width(values: Array) -> int:
     if values.size == 0:
         return 0
     near = int(np.log2(float(values.mean()) * 0.7 + 1))
-    return min(
-        range(max(0, near - 1), min(WIDEST, near + 1) + 1), key=lambda w: values.size * w + int((values >> w).sum())
-    )
+    return min(range(max(0, near - 1), min(WIDEST, near + 1) + 1), key=lambda w: values.size * w + _high(values, w))
 
 
 def encode(values: Array, widths: Array) -> bytes:
     """`values`: int64 [n], not negative. `widths`: uint8 [n], each at most 24."""
-    high = values >> widths
-    unary = np.zeros((int(high.sum()) + values.size + 7) // 8, dtype=np.uint8)
+    unary = np.zeros((_high(values, widths) + values.size + 7) // 8, dtype=np.uint8)
     low = np.zeros((int(widths.sum(dtype=np.int64)) + 7) // 8 + 8, dtype=np.uint8)
-    fast = kernels.compiled()
+    fast = kernels.compiled_codes()
     if fast is None:
         _put_low(values & ((1 << widths.astype(np.int64)) - 1), widths, low)
-        _put_unary(high, unary)
+        _put_unary(values >> widths, unary)
     else:
         fast.rice_encode(values, widths, low, unary)
     return struct.pack("<I", unary.size) + low[:-8].tobytes() + unary.tobytes()
@@ -58,11 +55,19 @@ def decode(reader: Reader, widths: Array, most: int) -> Array:
     low[:-8] = reader.take(low.size - 8)
     unary = reader.take(size)
     values = np.empty(widths.size, dtype=np.int64)
-    fast = kernels.compiled()
+    fast = kernels.compiled_codes()
     found = _get(low, unary, widths, values) if fast is None else fast.rice_decode(low, unary, widths, values)
     if not found:
         raise PayloadError(f"a {reader.name} payload's unary string does not hold {widths.size} numbers; refuse it")
     return values
+
+
+def _high(values: Array, widths: int | Array) -> int:
+    """The sum of the high parts."""
+    fast = kernels.compiled_codes()
+    if fast is None:
+        return int((values >> widths).sum())
+    return int(fast.high_by(values, widths) if isinstance(widths, np.ndarray) else fast.high(values, widths))
 
 
 def _put_low(parts: Array, widths: Array, out: Array) -> None:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from lightning_async.codecs import blocks, rice
+from lightning_async.codecs import blocks, kernels, rice
 from lightning_async.codecs.base import Codec
 from lightning_async.codecs.dense import bf16, fp16
 from lightning_async.codecs.envelope import Array, Reader
@@ -70,12 +70,10 @@ def integers(code: int, levels: int, block: int) -> Values:
         out = np.empty(n, dtype=np.float32)
         blocks.quantise(x, block, levels, scales, q)
         blocks.dequantise(scales, q, block, out)
-        level = np.abs(q).astype(np.int64)
-        least = np.minimum.reduceat(level, np.arange(0, n, block)) if n else level
-        distance = level - np.repeat(least, block)[:n]
+        least, distance = _distances(q, block)
         width = rice.best_width(distance)
         coded = rice.encode(distance, np.full(n, width, np.uint8))
-        head = bytes([width]) + scales.tobytes() + least.astype(np.uint8).tobytes()
+        head = bytes([width]) + scales.tobytes() + least.tobytes()
         return head + _bits(q < 0) + coded, out
 
     def decode(reader: Reader, n: int) -> Array:
@@ -132,6 +130,18 @@ VALUES: dict[str, Values] = {
     "int4": integers(4, 7, 64),
     "2bit": two_bit(5, 64),
 }
+
+
+def _distances(q: Array, block: int) -> tuple[Array, Array]:
+    """Each block's smallest magnitude (uint8), and how far each magnitude lies above its block's (int64 [n])."""
+    fast, n = kernels.compiled_codes(), q.size
+    if fast is not None:
+        least, distance = np.empty(-(-n // block), dtype=np.uint8), np.empty(n, dtype=np.int64)
+        fast.distances(q, block, least, distance)
+        return least, distance
+    level = np.abs(q).astype(np.int64)
+    smallest = np.minimum.reduceat(level, np.arange(0, n, block)) if n else level
+    return smallest.astype(np.uint8), level - np.repeat(smallest, block)[:n]
 
 
 def _head(reader: Reader, n: int, block: int) -> tuple[int, Array, Array, Array]:

@@ -39,7 +39,8 @@ class Outer:
     `init(d)` gives the state for d parameters. `move` is the formula: it moves the parameters [d] in place by one step,
     updates the state in place and returns it. `bind(sizes, workers)`: this optimizer for tensors of these sizes, one
     after the other, and this many expected workers; None where neither matters. `weight`: spec of the staleness weight
-    that is part of the method, "" for none. `shapes(d)`: the state's tensors where `init` does not make all of them.
+    that is part of the method, "" for none. `like(d)`: tensors of the state's shapes and types, where `init` does not
+    make all of them.
     """
 
     spec: str
@@ -47,7 +48,7 @@ class Outer:
     move: Callable[[Tensor, Update, State], State] = field(compare=False, repr=False)
     weight: str = field(default="", compare=False, repr=False)
     bind: Callable[[Sequence[int], int], Outer] | None = field(default=None, compare=False, repr=False)
-    shapes: Callable[[int], Mapping[str, torch.Size]] | None = field(default=None, compare=False, repr=False)
+    like: Callable[[int], State] | None = field(default=None, compare=False, repr=False)
 
     def step(self, parameters: Tensor, update: Update, state: State) -> State:
         """Move `parameters` [d] in place by one step along `update`; the state, updated in place.
@@ -59,11 +60,18 @@ class Outer:
         return self.move(parameters, update, state)
 
     def check_state(self, state: Mapping[str, Tensor], d: int) -> None:
-        """Raises PayloadError for a tensor that the state for d parameters does not have."""
-        known = self.shapes(d) if self.shapes is not None else {k: v.shape for k, v in self.init(d).items()}
+        """Raises PayloadError unless `state` is empty, or finite and of this optimizer, whole, for d parameters."""
+        known = self.like(d) if self.like is not None else self.init(d)
         for key, value in state.items():
-            if known.get(key) != value.shape:
-                raise PayloadError(f"outer state {key[:80]!r} of {tuple(value.shape)} does not fit {self.spec}")
+            own = known.get(key)
+            if own is None or (own.shape, own.dtype) != (value.shape, value.dtype):
+                kind = f"{tuple(value.shape)} {value.dtype}"
+                raise PayloadError(f"outer state {key[:80]!r} of {kind} does not fit {self.spec}")
+            if not _finite(value):
+                raise PayloadError(f"outer state {key!r} holds NaN or infinity")
+        if state and len(state) < len(known):
+            missing = ", ".join(sorted(known.keys() - state.keys()))
+            raise PayloadError(f"outer state without {missing} does not fit {self.spec}")
 
 
 def bind(outer: Outer, sizes: Sequence[int], workers: int) -> Outer:

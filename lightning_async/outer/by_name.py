@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import torch
@@ -41,13 +40,9 @@ def torch_optimizer(name: str = "AdamW", lr: float = 0.01, **settings: Any) -> O
         optimizer.step()
         return {key: value for key, value in optimizer.state[parameter].items() if isinstance(value, Tensor)}
 
-    @cache
-    def scalars() -> dict[str, bool]:
-        state = move(torch.zeros(1), Update(torch.ones(1)), {})
-        return {key: value.dim() == 0 for key, value in state.items()}
-
-    def shapes(d: int) -> dict[str, torch.Size]:
-        return {key: torch.Size(() if scalar else (d,)) for key, scalar in scalars().items()}
+    def like(d: int) -> State:
+        state = move(torch.zeros(1, dtype=torch.float32), Update(torch.ones(1, dtype=torch.float32)), {})
+        return {key: value if value.dim() == 0 else value.expand(d) for key, value in state.items()}
 
     rest = {key: value for key, value in given.items() if key != "lr"}
-    return Outer(spec.call("torch_optimizer", name=name, lr=lr, **rest), lambda d: {}, move, shapes=shapes)
+    return Outer(spec.call("torch_optimizer", name=name, lr=lr, **rest), lambda d: {}, move, like=like)

@@ -58,15 +58,14 @@ def _compensated(inner: Outer, lam: float, decay: float | None, keep: int) -> Ou
         rest = {key: value for key, value in state.items() if key not in own}
         return inner.move(parameters, Update(vector, update.scale, update.ages), rest) | own
 
-    def shapes(d: int) -> dict[str, torch.Size]:
-        own = {key: value.shape for key, value in init(d).items()}
-        return own | (dict(inner.shapes(d)) if inner.shapes is not None else {})
+    def like(d: int) -> State:
+        return init(d) | (inner.like(d) if inner.like is not None else {})
 
     def bound(sizes: Sequence[int], workers: int) -> Outer:
         return _compensated(bind(inner, sizes, workers), lam, decay, keep)
 
     text = spec.call("delay_compensated", inner, lam=lam, decay=decay, keep=keep)
-    return Outer(text, init, move, inner.weight, bound, shapes)
+    return Outer(text, init, move, inner.weight, bound, like)
 
 
 def _place(done: int, age: int, keep: int) -> int:

@@ -79,8 +79,14 @@ def test_a_state_that_is_another_ones_is_refused(text: str) -> None:
     for key, value in state.items():
         with pytest.raises(PayloadError, match="does not fit"):
             member.check_state({key: torch.zeros(3, *value.shape)}, D)
+        rest = {k: v for k, v in state.items() if k != key}
+        broken = {key: torch.full_like(value, float("nan"))} if value.is_floating_point() else {"x": value}
+        for wrong in (rest | {key: value.to(torch.float64)}, state | broken, rest if rest else broken):
+            with pytest.raises(PayloadError, match=r"does not fit|NaN"):
+                member.check_state(wrong, D)
     with pytest.raises(PayloadError, match="does not fit"):
         member.check_state({"nobody": torch.zeros(D)}, D)
+    member.check_state({}, D)
 
 
 @EVERY

@@ -39,8 +39,8 @@ def middle(rows: Block, weights: NDArray[np.float64] | None, low: int, high: int
     if weights is not None:
         _weighted(rows, weights, selecting(len(rows), low, low + 1, high - 1, high), low, high - low, out)
     elif fast is not None:
-        done = _in_registers(rows, low, high - low, out)
-        fast.middle(_addresses(rows) + 4 * done, network, low, high, out[done:])
+        for rest in _left(out, _in_registers(rows, low, high - low, out)):
+            fast.middle(_addresses(rows) + 4 * rest.start, network, low, high, out[rest])
     else:
         for lines, part in _chunks(rows, out):
             _exchange(lines, network)
@@ -54,8 +54,8 @@ def nearest(rows: Block, weights: NDArray[np.float64] | None, keep: int, out: Fl
     if weights is not None:
         _weighted(rows, weights, network, -1, keep, out)
     elif fast is not None:
-        done = _in_registers(rows, -1, keep, out)
-        fast.nearest(_addresses(rows) + 4 * done, network, keep, out[done:])
+        for rest in _left(out, _in_registers(rows, -1, keep, out)):
+            fast.nearest(_addresses(rows) + 4 * rest.start, network, keep, out[rest])
     else:
         for lines, part in _chunks(rows, out):
             _exchange(lines, network)
@@ -103,8 +103,8 @@ def _weighted(
 ) -> None:
     narrow, fast = weights.astype(np.float32), compiled()
     if fast is not None:
-        done = _in_registers(rows, low, keep, out, narrow)
-        fast.weighted(_addresses(rows) + 4 * done, narrow, network, low, keep, out[done:])
+        for rest in _left(out, _in_registers(rows, low, keep, out, narrow)):
+            fast.weighted(_addresses(rows) + 4 * rest.start, narrow, network, low, keep, out[rest])
         return
     for values, part in _chunks(rows, out):
         lines = [line.copy() for line in values]
@@ -137,19 +137,27 @@ def _weigh(
     part[:] = (total + below * lower + above * upper) / (mass + lower + upper)
 
 
-def _in_registers(rows: Block, low: int, keep: int, out: Floats, weights: Floats | None = None) -> int:
-    """How many coordinates, from the first on, a kernel made for this number of rows has done: nearly all, or none."""
+def _in_registers(rows: Block, low: int, keep: int, out: Floats, weights: Floats | None = None) -> slice:
+    """The coordinates that a kernel made for this number of rows has done: nearly all, or none."""
     registers = importlib.import_module(f"{__package__}.registers")
     if len(out) < registers.WORTHWHILE or len(rows) > registers.MOST_ROWS:
-        return 0
-    table, done = _addresses(rows), len(out) - len(out) % int(registers.WIDTH)
+        return slice(0, 0)
+    address = int(out.__array_interface__["data"][0])
+    begin, width = -address % int(registers.LINE_BYTES) // 4, int(registers.WIDTH)
+    count = (len(out) - begin) // width * width
+    table = _addresses(rows) + 4 * begin
     if weights is None:
-        registers.averaging(len(rows), low, keep)(table.ctypes.data, out.ctypes.data, done)
+        registers.averaging(len(rows), low, keep)(table.ctypes.data, address + 4 * begin, count)
     else:
-        wide = np.repeat(weights, int(registers.WIDTH))
+        wide = np.repeat(weights, width)
         made = registers.weighing(len(rows), low, keep)
-        made(table.ctypes.data, wide.ctypes.data, out.ctypes.data, done)
-    return done
+        made(table.ctypes.data, wide.ctypes.data, address + 4 * begin, count)
+    return slice(begin, begin + count)
+
+
+def _left(out: Floats, done: slice) -> tuple[slice, slice]:
+    """What is left of `out` before and after the coordinates that are done."""
+    return slice(0, done.start), slice(done.stop, len(out))
 
 
 def _addresses(rows: Block) -> NDArray[np.int64]:

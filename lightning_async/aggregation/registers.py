@@ -1,8 +1,9 @@
 """The coordinate-wise kernels of compiled.py for long vectors: the whole network in registers, made for one (n, rule).
 
 For a known number of rows the sorting network is written out as vector instructions: 16 coordinates of every row are
-loaded once, compared and exchanged in registers, averaged and stored. One such kernel takes about a second to compile
-(then it is cached on disk), so kernels.py asks for it from `WORTHWHILE` coordinates on, and up to `MOST_ROWS` rows.
+loaded once, compared and exchanged in registers, averaged and stored past the cache, whole lines at a time, so that the
+result's old memory is not read first. One such kernel takes about a second to compile (then it is cached on disk), so
+kernels.py asks for it from `WORTHWHILE` coordinates on, and up to `MOST_ROWS` rows.
 The operations and their order are those of the numpy path: the results are equal to the last bit.
 """
 
@@ -23,7 +24,7 @@ extending: Any = importlib.import_module("numba.extending")
 ir: Any = importlib.import_module("llvmlite.ir")
 F = TypeVar("F", bound=Callable[..., Any])
 jit: Callable[[F], F] = numba.njit(cache=True, nogil=True, error_model="numpy")
-WIDTH, AHEAD_BYTES = 16, 1024
+WIDTH, AHEAD_BYTES, LINE_BYTES = 16, 1024, 64
 WORTHWHILE, MOST_ROWS = 1 << 19, 32
 LONG, VECTOR = ir.IntType(64), ir.VectorType(ir.FloatType(), WIDTH)
 
@@ -136,7 +137,9 @@ def _sixteen(context: Any, table: Any, weights: Any, start: Any, out: Any, n: An
             wide = _weighted(builder, lines, each, first, count)
         else:
             wide = _nearest(builder, lines, count) if first < 0 else _middle(builder, lines, first, first + count)
-        builder.store(wide, builder.inttoptr(builder.add(args[3], offset), VECTOR.as_pointer()), align=4)
+        place = builder.inttoptr(builder.add(args[3], offset), VECTOR.as_pointer())
+        stored = builder.store(wide, place, align=LINE_BYTES)
+        stored.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
         return target.get_dummy_value()
 
     long = numba.types.int64
@@ -145,7 +148,8 @@ def _sixteen(context: Any, table: Any, weights: Any, start: Any, out: Any, n: An
 
 @cache
 def averaging(n: int, low: int, keep: int) -> Callable[[int, int, int], None]:
-    """(address of the n rows' addresses, address of the result, d) -> writes the result; d is a multiple of `WIDTH`.
+    """(address of the n rows' addresses, address of the result, d) -> writes the result; d is a multiple of `WIDTH`,
+    the result's address one of `LINE_BYTES`.
 
     The result is the mean of `keep` values: those from rank `low` on, or, where low < 0, the nearest to the median.
     """

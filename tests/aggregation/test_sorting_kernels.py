@@ -102,7 +102,11 @@ def test_kernels_in_registers_equal_the_others_to_the_last_bit(n, monkeypatch):
     rows, weights = rows_with_ties(n, 20011)
     expected = results(rows, weights)
     monkeypatch.setattr(registers, "WORTHWHILE", 1)
-    assert kernels._in_registers(rows, 0, 1, np.empty(20011, np.float32)) == 20011 - 20011 % 16
+    for shift in (0, 1, 7, 16):
+        room = np.empty(20011 + shift, np.float32)
+        done = kernels._in_registers(rows, 0, 1, room[shift:])
+        assert done.stop - done.start >= 20011 - 31
+        assert (room[shift + done.start :].__array_interface__["data"][0]) % 64 == 0
     for a, c in zip(expected, results(rows, weights), strict=True):
         np.testing.assert_array_equal(a, c)
 

@@ -17,9 +17,12 @@ pytestmark = pytest.mark.slow
 SPLITS = {"iid": None, "dirichlet": 0.3}
 POINTS = 0.03
 FAMILIES = {
-    "coordinate": ("pipeline(nnm(f=2), trimmed_mean(f=2))", "pipeline(nnm(f=2), median)"),
-    "selection": ("monna(f=2)", "pipeline(nnm(f=2), multi_krum(f=2))"),
-    "centre": ("pipeline(nnm(f=2), geometric_median)", "centered_clipping(tau=0.5)"),
+    "coordinate": (
+        "pipeline(arc(f=2), bucketing(s=2), nnm(f=2), trimmed_mean(f=2))",
+        "pipeline(nnm(f=2), trimmed_mean(f=2))",
+    ),
+    "selection": ("multi_krum(f=2)", "pipeline(nnm(f=2), multi_krum(f=2))"),
+    "centre": ("pipeline(clip_to_median_norm(), geometric_median)", "pipeline(nnm(f=2), geometric_median)"),
 }
 DEVASTATING = ("sign_flip(k=10.0)", "alie(z=10.0)")
 ATTACKS = (
@@ -36,13 +39,6 @@ ATTACKS = (
     "stale_replay(delay=20)",
     "slow_drip(factor=3.0, share=0.95)",
 )
-# Short of the 3 points, as measured: where workers differ this much, an attack of about the honest updates' own length
-# costs more. docs/aggregation.md says so; a rule that does better should make these entries go.
-MORE_POINTS = {
-    ("coordinate", "dirichlet", "ipm(epsilon=0.5)"): 0.06,
-    ("selection", "dirichlet", "slow_drip(factor=3.0, share=0.95)"): 0.05,
-    ("centre", "dirichlet", "slow_drip(factor=3.0, share=0.95)"): 0.04,
-}
 
 
 @pytest.fixture(autouse=True)
@@ -70,10 +66,9 @@ def test_the_mean_fails(how, split):
 @pytest.mark.parametrize("how", ATTACKS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_rule_of_every_family_keeps_the_accuracy(family, how, split):
-    allowed = MORE_POINTS.get((family, split, how), POINTS)
     reached = {}
     for rule in FAMILIES[family]:
         reached[rule] = train(rule, how, SPLITS[split])
-        if reached[rule] >= attack_free(split) - allowed:
+        if reached[rule] >= attack_free(split) - POINTS:
             return
     pytest.fail(f"{how} on {split}: {reached}, attack-free {attack_free(split):.3f}")

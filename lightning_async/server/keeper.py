@@ -19,7 +19,7 @@ from lightning_async.server import live, memory
 from lightning_async.server.run import Run
 
 EVERY_S = 30.0
-DURABLE_S = 5.0  # how often a snapshot that waits for its last record looks whether anybody still wants it
+DURABLE_S = 0.5  # how often a snapshot that waits for its last record looks whether anybody still wants it
 log = logging.getLogger(__name__)
 
 

@@ -57,7 +57,7 @@ def from_snapshot(snapshot: Snapshot | None, private: Private = NOTHING) -> Reco
 
 def caught_up(state: Recovered, folder: Path, journal: Journal, private: Private = NOTHING) -> Recovered:
     """The run as its last server left it: a snapshot's, or none, and the journal after it. Raises JournalError."""
-    if journal.last < state.number:
+    if state.number and (journal.last < state.number or journal.last < journal.first):
         log.warning(
             "the journal in %s ends at record %d and the newest snapshot was taken after record %d: whatever was "
             "acknowledged after that is lost. Was %s removed?",

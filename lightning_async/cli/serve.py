@@ -80,7 +80,11 @@ def run(args: argparse.Namespace) -> int:
         return embedded.run()
     mode = {"mode": args.mode} if hasattr(args, "mode") else {}
     flags = {**mode, **given(args, Place), **given(args, RunConfig)}
-    config, place = configured(read_file(args.config), flags)
+    return attended(*configured(read_file(args.config), flags))
+
+
+def attended(config: RunConfig, place: Place) -> int:
+    """Serve until the run is over or a signal comes; the exit code."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     attendant = Attendant()
     signal.signal(signal.SIGINT, attendant.signalled)

@@ -2,11 +2,10 @@
 
 The owner (strategy/embedded.py) speaks on our stdin, a line at a time (the first may hold all of KEYS):
     {"config": {...}, "address": "tcp://127.0.0.1:0", "state_dir": null, "events": null, "run": "name"}   first
-    DRAIN    serve until every live worker has left, then end
     QUIT     end now
 We answer once, on stdout: `READY <address>`, or `FAILED <message>` and exit code 2. The log goes to stderr.
 
-Rule of this file: we never outlive the owner. A closed stdin without DRAIN, or another parent than at the start, means
+Rule of this file: we never outlive the owner. A closed stdin, or another parent than at the start, means
 that it has died (a forked helper of the owner may keep the pipe open, hence the second sign). SIGINT is ignored: Ctrl+C
 reaches the whole process group, and the owner still needs us for its last checkpoint.
 """
@@ -41,7 +40,7 @@ class Owner:
     def __init__(self, descriptor: int = STDIN) -> None:
         self._lines = _lines(descriptor)
         self._parent = os.getppid()
-        self._draining = self._silent = self._halted = False
+        self._silent = self._halted = False
         self.hurry = False
 
     def first(self) -> str:
@@ -60,23 +59,19 @@ class Owner:
         """Whether SIGTERM came."""
         return self._halted
 
-    def why_stop(self, live: int) -> str:
-        """The reason to stop serving now, with `live` workers there; empty: none."""
+    def why_stop(self) -> str:
+        """The reason to stop serving now; empty: none."""
         if self.hurry:
             return "terminated" if self._halted else "its owner has stopped it"
-        if self._draining:
-            return "" if live else "every worker has left"
         return "its owner has died" if self._silent or os.getppid() != self._parent else ""
 
     def _listen(self) -> None:
         try:
             for line in self._lines:
-                if line == "DRAIN":
-                    self._draining = True
-                elif line == "QUIT":
+                if line == "QUIT":
                     self.hurry = True
                 else:
-                    log.warning("got %r from the owner, expected DRAIN or QUIT", line[:80])
+                    log.warning("got %r from the owner, expected QUIT", line[:80])
         finally:
             self._silent = True
 
@@ -105,7 +100,7 @@ def run() -> int:
     owner.start()
     with hosted:
         print("READY", hosted.service.address, flush=True)
-        hosted.serve(lambda: owner.why_stop(hosted.live), lambda: owner.hurry)
+        hosted.serve(owner.why_stop, lambda: owner.hurry)
     logging.shutdown()
     os._exit(128 + signal.SIGTERM if owner.halted else 0)  # all is closed; taking torch down would cost half a second
 

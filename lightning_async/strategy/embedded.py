@@ -132,16 +132,9 @@ class EmbeddedServer:
         return code
 
     def tail(self) -> str:
-        """The last lines that the server logged."""
-        return "\n".join(self._err.text().splitlines()[-TAIL_LINES:])
-
-    def drain(self, timeout_s: float | None = None) -> bool:
-        """Let the server end when its last worker has left; True once it has, False after `timeout_s`."""
-        self._say("DRAIN")
-        ended = self._wait(timeout_s)
-        if ended:
-            self._end()
-        return ended
+        """The last lines that the server logged, and why it refused to start, if it did."""
+        word, _, why = self._out.first_line().partition(" ")
+        return "\n".join([*self._err.text().splitlines()[-TAIL_LINES:], *([why] if word == "FAILED" else [])])
 
     def quit(self) -> None:
         """End the server now. Afterwards its process and its port are gone."""
@@ -155,10 +148,10 @@ class EmbeddedServer:
             with suppress(OSError):  # it has ended; `poll` says so
                 pipe.write(line.encode() + b"\n")
 
-    def _wait(self, timeout_s: float | None) -> bool:
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    def _wait(self, timeout_s: float) -> bool:
+        deadline = time.monotonic() + timeout_s
         while self.poll() is None:
-            if deadline is not None and time.monotonic() >= deadline:
+            if time.monotonic() >= deadline:
                 return False
             time.sleep(SLICE_S)
         return True

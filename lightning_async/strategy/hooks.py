@@ -56,7 +56,7 @@ class AsyncWANHooks(RoundHooks, CheckpointHooks):
         mode: "sync" is short for staleness=0, quorum="all": each step is made of everybody's round from the last one.
         quarantine_below: exclude for a time a worker whose reputation (0 to 1) falls below this; needs a robust rule.
         total_steps: end the run for everybody when the accepted updates hold this many local optimizer steps.
-        state_dir: folder where an embedded server keeps its state, to be resumed by the next run.
+        state_dir: folder where an embedded server keeps its state: one that dies, and the next run, go on from there.
         validation: of an embedded server, for zeno: a function of a module, or "module:function" (server/private.py).
         data: "shared" gives each worker its own samples of data that all have; "own" leaves the loaders as they are.
         name: of this worker in status and logs; by default host, rank and a random part.

@@ -11,13 +11,13 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 import uuid
 from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 SERVER = "LIGHTNING_ASYNC_SERVER"
 GROUP = "LIGHTNING_ASYNC_GROUP"
@@ -33,6 +33,7 @@ class Launched:
 
     address: str
     group: str
+    held: int | None = None  # a descriptor that keeps other programs from that port, for as long as this one lives
 
 
 _launched: Launched | None = None  # by this process: a later Trainer of the same script uses the same port
@@ -89,7 +90,10 @@ def reap(children: Sequence[subprocess.Popen[bytes]]) -> None:
 def told(address: str, environment: MutableMapping[str, str] = os.environ) -> Iterator[None]:
     """While children are started: the variables that tell them where the server will be, and whose they are."""
     global _launched
-    _launched = Launched(address or _free_address(), uuid.uuid4().hex[:8])
+    group = uuid.uuid4().hex[:8]
+    if _launched is not None and _launched.held is not None:
+        os.close(_launched.held)
+    _launched = Launched(address, group) if address else _with_port(group)
     told_now = {SERVER: _launched.address, GROUP: _launched.group, PARENT: str(os.getpid())}
     before = {key: environment.get(key) for key in told_now}
     environment.update(told_now)
@@ -103,22 +107,14 @@ def told(address: str, environment: MutableMapping[str, str] = os.environ) -> It
                 environment[key] = value
 
 
-def _free_address() -> str:
-    """A loopback address nobody listens on; the server binds it in a moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+def _with_port(group: str) -> Launched:
+    """A launch whose server will listen at a free loopback port, in a moment and again in every later fit.
 
-
-def group_of(environment: Any, size: int) -> str:
-    """The name of this process's launch group, the same for all its processes and for no other."""
-    given = os.environ.get(GROUP) or (_launched.group if _launched is not None else "")
-    if given:
-        return given
-    for key in ("TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "LSB_JOBID"):
-        if size > 1 and os.environ.get(key) not in (None, "", "none"):
-            return f"{key}-{os.environ[key]}"
-    if size > 1 and environment is not None:
-        # The processes of one torchrun have one parent; an address and a port are reused by every later job.
-        return f"{socket.gethostname()}-{environment.main_port}-{os.getppid()}"
-    return uuid.uuid4().hex[:8]
+    Linux lets a socket that does not listen keep a port for another that is bound to it with SO_REUSEADDR, as a server
+    is; elsewhere the port is free until then, and a program that takes it meanwhile is an error of the server.
+    """
+    with socket.socket() as free:
+        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(os.name == "posix"))
+        free.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+        return Launched(address, group, free.detach() if sys.platform == "linux" else None)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from lightning_async.errors import ConfigError
-from lightning_async.strategy import launch
+from lightning_async.strategy import launch, naming
 from lightning_async.strategy.group import Place
 
 
@@ -73,7 +73,7 @@ class RankHooks:
         environment, size = self.cluster_environment, self._group_size
         if environment is not None:
             environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
-        group = launch.group_of(environment, size)
+        group = naming.group_of(environment, size)
         given_address = self.server or os.environ.get(launch.SERVER, "")
         if given_address:
             if self._state_dir and launch.GROUP not in os.environ:

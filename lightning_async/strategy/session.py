@@ -7,7 +7,6 @@ happened: no process, thread, port or patched optimizer.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,19 +14,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_async.errors import AsyncWANError, NetworkError, RefusedError
+from lightning_async.errors import AsyncWANError, RefusedError
 from lightning_async.strategy.arguments import Given
 from lightning_async.strategy.data import Run, Shares
 from lightning_async.strategy.embedded import EmbeddedServer
 from lightning_async.strategy.group import Group, Place, next_name
 from lightning_async.strategy.launch import Watch
+from lightning_async.strategy.supervisor import Supervisor
 from lightning_async.worker import Attachment, Engine, Identity
 from lightning_async.worker import requests as ask
 from lightning_async.worker.board import Board
 from lightning_async.worker.courier import GOODBYE_S
 from lightning_async.worker.leaving import leave
 
-CHECK_S = 1.0  # how often it is looked whether our server still runs
 HASTY_S = 0.2  # how long the server may take to answer a goodbye when training did not end well
 log = logging.getLogger("lightning_async")
 
@@ -58,8 +57,8 @@ class Session:
         self._place = place if place.alone else replace(place, group=next_name(place.group))
         self._state_dir = state_dir
         self._watch = Watch()
-        self._server: EmbeddedServer | None = None
-        self._next_check, self._closing = 0.0, False
+        self._server: Supervisor | None = None
+        self._closing = False
         self._group: Group | None = None
         self._board: Board | None = None  # of a worker that stands for itself, once it has left
         self._attachment: Attachment | None = None
@@ -71,8 +70,11 @@ class Session:
         """Start the embedded server, if it is ours to start; it comes up while data and model are being prepared."""
         if self._place.embedded:
             config = self._given.config(self._place.size)
-            self._server = EmbeddedServer.begin(
-                config, self._state_dir, address=self._place.address, validation=self._given.validation
+            folder, validation = self._state_dir, self._given.validation
+            self._server = Supervisor(
+                lambda address: EmbeddedServer.begin(config, folder, address=address, validation=validation),
+                self._place.address,
+                again=folder is not None,
             )
 
     def _give_up(self) -> bool:
@@ -80,17 +82,9 @@ class Session:
         return self.check_server() or self._asked_to_give_up()
 
     def check_server(self) -> bool:
-        """False; raises NetworkError once the embedded server has ended by itself, with what it said last."""
-        server, now = self._server, time.monotonic()
-        if server is None or now < self._next_check:
-            return False
-        self._next_check = now + CHECK_S
-        code = server.poll()
-        if code is not None and not self._closing:
-            raise NetworkError(
-                f"the embedded server has ended with code {code}, and what it held with it; start again, with "
-                f"state_dir= to go on from its last snapshot. It said last:\n{server.tail()}"
-            )
+        """False; raises NetworkError once the embedded server is gone for good, with what it said last."""
+        if self._server is not None and not self._closing:
+            self._server.check()
         return False
 
     @property

@@ -80,6 +80,30 @@ def test_an_exception_in_another_rank_leaves_the_rest_training(tmp_path: Path) -
     assert other["steps"] == 12
 
 
+def test_a_server_that_is_killed_is_started_again_where_it_keeps_its_state(tmp_path: Path) -> None:
+    """Nothing that was acknowledged is lost, all ranks go on, and they end with one model."""
+    state_dir = str(tmp_path / "state")
+    options = {**TWO, "strategy": {"local_steps": 2, "state_dir": state_dir}, "gate": {"0": 20, "1": 20}}
+    with Program(script("train", options), tmp_path) as program:
+        address = address_of(program)
+        program.wait_for_gate(0)
+        program.wait_for_gate(1)
+        first, before = program.server_pid(), ask(address, ENOUGH_S)
+        os.kill(first, signal.SIGKILL)
+        eventually(lambda: program.server_pid() != first, 2 * ENOUGH_S, "another server")
+        after = eventually(lambda: ask(address, 2 * ENOUGH_S), 2 * ENOUGH_S, "its answer")
+        assert after["run_id"] == before["run_id"]
+        assert after["steps"] >= before["steps"] > 0
+        program.open_gate()
+        assert program.wait() == 0
+        program.wait_until_gone()
+        assert "the embedded server has ended with code -9; starting it again" in program.output
+    zero, one = results(tmp_path)
+    assert [len(rank["losses"]) for rank in (zero, one)] == [100, 100]
+    assert zero["after_fit"] == one["after_fit"]
+    assert zero["report"]["steps"] == 200
+
+
 def test_a_fit_whose_server_has_died_ends_with_what_to_do(tmp_path: Path) -> None:
     options = {**TWO, "trainer": {"max_steps": 10**6}, "sleep_s": [0.02, 0.02]}
     with Program(script("train", options), tmp_path) as program:

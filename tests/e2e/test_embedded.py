@@ -49,7 +49,6 @@ def test_it_serves_and_quits(start: Callable[..., EmbeddedServer], monkeypatch: 
     assert server.poll() == 0, "it has ended by itself"
     assert free(server.address)
     server.quit()
-    assert server.drain()
 
 
 @pytest.mark.usefixtures("endless_goodbyes")
@@ -58,26 +57,6 @@ def test_quit_does_not_wait_for_workers(start: Callable[..., EmbeddedServer]) ->
     assert isinstance(ask(server.address, hello("a")), m.Welcome)
     server.quit()
     assert server.poll() == 0, "it was killed because it waited for its worker"
-
-
-def test_drain_waits_for_the_last_worker(start: Callable[..., EmbeddedServer]) -> None:
-    server = start()
-    line = connect(server.address)
-    try:
-        assert isinstance(say(line, 1, hello("a")), m.Welcome)
-        assert not server.drain(timeout_s=0.6)
-        assert server.poll() is None
-        say(line, 2, m.Leave())
-        assert server.drain(timeout_s=ENOUGH_S)
-        assert server.poll() == 0
-    finally:
-        line.close()
-
-
-def test_drain_does_not_wait_for_a_worker_that_died(start: Callable[..., EmbeddedServer]) -> None:
-    server = start(patience_s=2.5)
-    assert isinstance(ask(server.address, hello("a")), m.Welcome)
-    assert server.drain(timeout_s=ENOUGH_S), "patience is 2.5 s, and the worker never spoke again"
 
 
 def test_a_run_goes_on_in_the_next_embedded_server(start: Callable[..., EmbeddedServer], tmp_path: Path) -> None:
@@ -92,9 +71,11 @@ def test_a_run_goes_on_in_the_next_embedded_server(start: Callable[..., Embedded
     finally:
         line.close()
         first.quit()
-    report = ask(start(state_dir=tmp_path).address, m.Status())
+    second = start(state_dir=tmp_path)
+    report = ask(second.address, m.Status())
     assert isinstance(report, m.Report)
     assert report.state["version"] == 1
+    second.quit()
     with pytest.raises(ConfigError, match="local_steps is 16 in the snapshot, 4 here"):
         EmbeddedServer.start(RunConfig(local_steps=4), state_dir=tmp_path)
 

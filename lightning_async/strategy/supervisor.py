@@ -1,0 +1,95 @@
+"""Sees to it that the embedded server is there: one that dies is started again, where it has kept its state.
+
+A thread looks after it, since training may be inside a step or a validation for minutes. Workers notice nothing but a
+pause: the new one listens at the same address and goes on with everything that was acknowledged. A server that dies
+again and again, or one without a state_dir, with which the run has died too, is an error at the next `check`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from lightning_async.errors import AsyncWANError, NetworkError
+from lightning_async.strategy.embedded import EmbeddedServer
+
+LOOK_S = 0.5
+BACKOFF_S = 0.5  # before the first restart; then twice as long each time
+MOST_RESTARTS, WINDOW_S = 3, 300.0
+log = logging.getLogger("lightning_async")
+
+
+class Supervisor:
+    """An embedded server until `quit`.
+
+    Args:
+        begin: starts one at an address, as `EmbeddedServer.begin`.
+        address: for the first; the real one, with its port, for all that follow.
+        again: whether one that has died is to be started again.
+    """
+
+    def __init__(self, begin: Callable[[str], EmbeddedServer], address: str, again: bool) -> None:
+        self._begin, self._again = begin, again
+        self._server = begin(address)
+        self._restarts: deque[float] = deque(maxlen=MOST_RESTARTS)
+        self._error: AsyncWANError | None = None
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="lightning-async-supervisor", daemon=True)
+        self.address = ""
+
+    def wait_until_ready(self) -> str:
+        """The address where it listens. Raises as `EmbeddedServer.wait_until_ready`."""
+        if not self.address:
+            self._server.wait_until_ready()
+            self.address = self._server.address
+            self._thread.start()
+        return self.address
+
+    def check(self) -> None:
+        """Raises NetworkError once there is no server any more."""
+        if self._error is not None:
+            raise self._error
+        if not self.address and self._server.poll() is not None:
+            self._server.wait_until_ready()  # says why not
+
+    def quit(self) -> None:
+        """End it. Afterwards its process and its port are gone. Idempotent."""
+        self._closed.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._server.quit()
+
+    def _watch(self) -> None:
+        try:
+            while not self._closed.wait(LOOK_S):
+                code = self._server.poll()
+                if code is not None:
+                    self._replace(code)
+        except AsyncWANError as error:
+            self._error = error
+        except OSError as error:
+            self._error = NetworkError(f"the embedded server cannot be started again: {error}")
+
+    def _replace(self, code: int) -> None:
+        """Start another server, after a pause. Raises NetworkError when that is no use."""
+        now, said = time.monotonic(), self._server.tail()
+        recent = sum(1 for at in self._restarts if now - at < WINDOW_S)
+        if not self._again:
+            raise NetworkError(
+                f"the embedded server has ended with code {code}, and what it held with it; start again, with "
+                f"state_dir= so that a server which dies is started again. It said last:\n{said}"
+            )
+        if recent == MOST_RESTARTS:
+            raise NetworkError(
+                f"the embedded server has ended with code {code}, as {recent} before it in {WINDOW_S:.0f} s. Mend what "
+                f"it says and start again: its state_dir has what was acknowledged. It said last:\n{said}"
+            )
+        pause_s = BACKOFF_S * 2**recent
+        log.warning("the embedded server has ended with code %d; starting it again in %.1f s\n%s", code, pause_s, said)
+        if not self._closed.wait(pause_s):
+            self._restarts.append(now)
+            self._server.quit()
+            self._server = self._begin(self.address)

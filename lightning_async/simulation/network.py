@@ -111,7 +111,9 @@ class Path:
 
     def arrival(self, size: int, now: float) -> float:
         """When a message of `size` bytes that is sent at `now` is there."""
-        through = max(pipe.send(size, now) for pipe in self._pipes)
+        through = now
+        for pipe in self._pipes:
+            through = max(through, pipe.send(size, now))
         self._last = max(self._last, through + self._extra_s(size))
         return self._last
 

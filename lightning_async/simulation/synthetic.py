@@ -64,7 +64,8 @@ class Synthetic:
 
     def loss(self, model: nn.Module, batch: Tensor) -> Tensor:
         (x,) = model.parameters()
-        return (x - batch).square().sum(1).mean() / 2
+        off = x - batch.mean(0)  # the spread of the batch adds a constant, which no gradient sees
+        return off.dot(off) / 2
 
     def evaluate(self, model: nn.Module) -> float:
         (x,) = model.parameters()

@@ -164,7 +164,7 @@ class Worker:
         for seconds, batch in zip(self._steps_s(), feed, strict=True):
             self._clock.sleep(seconds)
             engine.count_samples(task.batch_size)
-            optimizer.zero_grad()
+            model.zero_grad()
             task.loss(model, batch).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             carrier.look(self._rng.random() * PUMP_S)  # it looks up by itself that often, and may have room again

@@ -9,7 +9,14 @@ import pytest
 from lightning_async.simulation import read_scenario, shipped, simulate
 
 pytestmark = pytest.mark.slow
-STEPS = {"workers_64": 2048, "workers_1000": 4000, "churn": 2400, "spread_100x": 4000, "liu_speeds": 1000, "byzantine": 4000}
+STEPS = {
+    "workers_64": 2048,
+    "workers_1000": 4000,
+    "churn": 2400,
+    "spread_100x": 4000,
+    "liu_speeds": 1000,
+    "byzantine": 4000,
+}
 TEXT = "text(layers=1, width=32, block=32, batch_size=4)"
 
 

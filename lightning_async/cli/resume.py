@@ -35,13 +35,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def cut(folder: Path, number: int) -> None:
-    """Forget the records after `number`. Raises JournalError where there is no journal."""
-    from lightning_async.persistence import open_journal
+    """Forget the records after `number`. Raises JournalError without a journal, LockedError beside a server."""
+    from lightning_async.persistence import Lock, open_journal
 
     open_journal(folder, writing=False).close()
+    lock = Lock(folder)
     journal = open_journal(folder)
     try:
         gone = journal.cut_after(number)
     finally:
         journal.close()
+        lock.close()
     print(f"gave up {gone} records after record {number}; what workers do not hold any more of them is lost")

@@ -103,6 +103,9 @@ class CheckpointHooks(RankHooks):
         engine, session = self._engine, self._session
         if engine is None or session is None:
             return
+        said = disagreement(checkpoint.get(STATE_KEY, {}), engine.found, engine.address)
+        if said and self.is_global_zero:
+            log.warning("%s", said)
         if engine.config.submit == "gradient":
             session.load_optimizer_state(_moments(engine, self.optimizers))
             self._drop_moments()
@@ -123,7 +126,8 @@ class CheckpointHooks(RankHooks):
         if engine is None or session is None:
             return self._last
         outer = self._server_state(session) if engine.config.submit == "update" else {}
-        return {"version": engine.replica.version, "worker": engine.name, "outer": outer}
+        run_id = "" if engine.found is None else engine.found.run_id
+        return {"run_id": run_id, "version": engine.replica.version, "worker": engine.name, "outer": outer}
 
     def _keep_for_later(self, session: Session, engine: Any) -> None:
         """Training is over: what a checkpoint that is made after the fit will need."""
@@ -156,6 +160,26 @@ class CheckpointHooks(RankHooks):
         if key and self._session is not None:
             self._agreed[key] = self._session.agree(key, str(obj))
         return self._agreed.get(key, obj)
+
+
+def disagreement(saved: Mapping[str, Any], found: Any, address: str) -> str:
+    """Where a checkpoint and the run that a worker has joined are not the same, in words; empty where they are.
+
+    `saved`: what save_checkpoint added; `found`: the run's Welcome. A run that has begun keeps its own parameters.
+    """
+    if (
+        found is None
+        or found.version < 0
+        or (saved.get("run_id"), saved.get("version")) == (found.run_id, found.version)
+    ):
+        return ""
+    ours = "is of this run" if saved.get("run_id") == found.run_id else "is of another run"
+    of = f"{ours}, at version {saved['version']}" if "version" in saved else "is of no run with a server"
+    return (
+        f"the checkpoint {of}; the run at {address} is at version {found.version}, and its parameters win: they stand "
+        "in the server and its state_dir. To go on from the checkpoint, begin a run without that state_dir; to have "
+        "the run's parameters in a checkpoint, save one now, or: lightning-async replay STATE_DIR --out FILE.ckpt"
+    )
 
 
 def _moments(engine: Any, optimizers: Any) -> dict[str, Tensor]:

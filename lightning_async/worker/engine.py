@@ -66,6 +66,7 @@ class Engine:
         self.tamper: Callable[[torch.Tensor], torch.Tensor] = lambda update: update  # see tampering.py
         self._claims, self._give_up = dict(claims or {}), give_up
         self._round, self._brief = Round(self.clock()), Brief()
+        self.found: Welcome | None = None  # the run when this worker came
         self._seq = self._diverged = 0
         self._refusal = ("", "")  # the last one: reason, detail
         self._records: list[dict[str, Any]] = []
@@ -85,7 +86,7 @@ class Engine:
         self.until(lambda: self._courier.welcome is not None)
         welcome = self._welcome
         self.config = read_config(welcome.config)
-        self.workers, self._seq = welcome.workers, welcome.last_seq
+        self.workers, self._seq, self.found = welcome.workers, welcome.last_seq, welcome
         if self.config.submit == "gradient":
             names = {id(p): name for p, name in zip(self.shared.parameters, self.shared.names, strict=True)}
             self._records = [describe(optimizer, names) for optimizer in self.optimizers]

@@ -133,6 +133,27 @@ def test_a_run_that_goes_on_keeps_its_own_state_and_says_so(tmp_path: Path, capl
         assert server.coordinator.run.version == 2 * STEPS
         assert furthest(state(again), published(server, again)) == 0.0
     assert "the run's own stays" in caplog.text
+    assert "is of this run" not in caplog.text, "the file and the run were at the same version"
+
+
+@pytest.mark.parametrize(("steps", "said"), [(1, "is of this run, at version"), (0, "is of another run, at version")])
+def test_a_file_of_another_version_or_run_is_said_and_who_wins(
+    tmp_path: Path, caplog: Any, steps: int, said: str
+) -> None:
+    with ServerThread(RunConfig(local_steps=1)) as first, ServerThread(RunConfig(local_steps=1)) as second:
+        ours = trainer(AsyncWANStrategy(first.address), max_epochs=1)
+        ours.fit(Net(), loader())
+        ours.save_checkpoint(tmp_path / "file.ckpt")
+        server = first if steps else second
+        trainer(AsyncWANStrategy(server.address), max_epochs=1).fit(Net(), loader())
+        again = Net()
+        with caplog.at_level(logging.WARNING):
+            trainer(AsyncWANStrategy(server.address), max_epochs=2).fit(
+                again, loader(), ckpt_path=tmp_path / "file.ckpt"
+            )
+        assert furthest(state(again), published(server, again)) == 0.0
+    assert said in caplog.text
+    assert "its parameters win" in caplog.text
 
 
 def test_fitting_twice_and_testing_with_one_trainer() -> None:

@@ -20,7 +20,7 @@ from lightning_async.config import RunConfig
 from lightning_async.layout import read_manifest
 from lightning_async.server import Service
 from lightning_async.server.coordinator import Coordinator
-from lightning_async.transport.base import Frame, Listener, Traffic
+from lightning_async.transport.base import Frame, Listener
 from lightning_async.wire import messages as m
 from lightning_async.wire.frames import Envelope, pack, unpack
 
@@ -50,11 +50,6 @@ class Table(Listener):
     def wake(self) -> None: ...
 
     def limit(self, largest_message_bytes: int) -> None: ...
-
-    def traffic(self, peer: bytes) -> Traffic:
-        return Traffic()
-
-    def forget(self, peer: bytes) -> None: ...
 
     def close(self) -> None: ...
 

@@ -120,11 +120,8 @@ class Gate(Listener):
 
     def limit(self, largest_message_bytes: int) -> None: ...
 
-    def traffic(self, peer: bytes) -> Traffic:
-        line = self._lines.get(peer)
-        return Traffic() if line is None else Traffic(line.traffic().received_bytes, line.traffic().sent_bytes)
-
     def forget(self, peer: bytes) -> None:
+        """Its line has hung up."""
         self._lines.pop(peer, None)
 
     def close(self) -> None:

@@ -78,13 +78,5 @@ class Listener(ABC):
         """From now on refuse frames larger than this before they are stored."""
 
     @abstractmethod
-    def traffic(self, peer: bytes) -> Traffic:
-        """Bytes of this peer so far, from the server's point of view."""
-
-    @abstractmethod
-    def forget(self, peer: bytes) -> None:
-        """Free what is kept for a peer that has gone."""
-
-    @abstractmethod
     def close(self) -> None:
         """Stop listening and free the port. Idempotent."""

@@ -263,12 +263,6 @@ class FaultyListener(Listener):
     def limit(self, largest_message_bytes: int) -> None:
         self._inner.limit(largest_message_bytes)
 
-    def traffic(self, peer: bytes) -> Traffic:
-        return self._inner.traffic(peer)
-
-    def forget(self, peer: bytes) -> None:
-        self._inner.forget(peer)
-
     def close(self) -> None:
         self._inner.close()
 

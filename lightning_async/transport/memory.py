@@ -116,40 +116,24 @@ class MemoryListener(Listener):
         exchange.largest_bytes = None
         self.address = SCHEME + exchange.name
         self._exchange = exchange
-        self._counts: dict[bytes, Count] = {}
         self._closed = False
         exchange.inbox.room = queue
 
     def receive(self, timeout_s: float) -> tuple[bytes, list[memoryview]] | None:
         _check(self._closed)
-        parcel = self._exchange.inbox.take(timeout_s)
-        if parcel is None:
-            return None
-        peer, frames = parcel
-        self._count(peer).received += _size(frames)
-        return peer, frames
+        return self._exchange.inbox.take(timeout_s)
 
     def send(self, peer: bytes, frames: Sequence[Frame]) -> bool:
         _check(self._closed)
         with _lock:
             mailbox = self._exchange.peers.get(peer)
-        views = _views(frames)
-        if mailbox is None or not mailbox.put(views):
-            return False
-        self._count(peer).sent += _size(views)
-        return True
+        return mailbox is not None and mailbox.put(_views(frames))
 
     def wake(self) -> None:
         self._exchange.inbox.wake()
 
     def limit(self, largest_message_bytes: int) -> None:
         self._exchange.largest_bytes = largest_message_bytes
-
-    def traffic(self, peer: bytes) -> Traffic:
-        return self._counts.get(peer, Count()).traffic()
-
-    def forget(self, peer: bytes) -> None:
-        self._counts.pop(peer, None)
 
     def close(self) -> None:
         if self._closed:
@@ -160,9 +144,6 @@ class MemoryListener(Listener):
             self._exchange.peers.clear()
             self._exchange.inbox.clear()
             _leave(self._exchange)
-
-    def _count(self, peer: bytes) -> Count:
-        return self._counts.setdefault(peer, Count())
 
 
 class MemoryConnection(Connection):

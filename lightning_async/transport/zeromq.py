@@ -33,7 +33,6 @@ SEND_QUEUE = 64  # messages that wait to leave, for each peer
 RECEIVE_QUEUE = 8  # messages that have arrived from each peer and wait to be read; then TCP makes it wait
 LARGEST_MESSAGE_BYTES = 4 * 2**30  # of one frame, until `limit` says less
 COPY_BELOW_BYTES = 64 * 1024  # a smaller frame costs less to copy than to keep track of
-PEERS_KEPT = 65_536  # byte counts kept for peers that nobody forgets
 HANDSHAKE_S = 5.0  # a connection that says nothing ZeroMQ understands is dropped after this
 SILENCE_S = 60.0  # a peer whose machine answers nothing for this long is gone
 RECONNECT_S = 0.1
@@ -166,7 +165,7 @@ class ZeroMQListener(Listener):
 
     def __init__(self, address: Address, queue: int, largest_message_bytes: int) -> None:
         self._door = listening(address)
-        self._counts: dict[bytes, Count] = {}
+        self._met = False  # whether anybody has sent anything
         self._largest_bytes = largest_message_bytes
         self._end = _Endpoint(zmq.ROUTER, queue, largest_message_bytes)
         self._end.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
@@ -175,13 +174,13 @@ class ZeroMQListener(Listener):
         self.address = Address(host, self._door.getsockname()[1]).url
 
     def __repr__(self) -> str:
-        return f"<ZeroMQListener {self.address} | peers {len(self._counts)}>"
+        return f"<ZeroMQListener {self.address}>"
 
     def receive(self, timeout_s: float) -> tuple[bytes, list[memoryview]] | None:
         deadline = time.monotonic() + timeout_s
         while (message := self._end.receive(timeout_s)) is not None:
             peer, frames = message[0].bytes, [frame.buffer for frame in message[1:]]
-            self._count(peer).received += _wire_bytes(frames)
+            self._met = True
             if all(len(frame) <= self._largest_bytes for frame in frames):
                 return peer, frames
             timeout_s = max(0.0, deadline - time.monotonic())
@@ -196,7 +195,6 @@ class ZeroMQListener(Listener):
             if error.errno in (zmq.EAGAIN, zmq.EHOSTUNREACH):
                 return False
             raise NetworkError(f"sending to {peer.hex()}: {error}") from error
-        self._count(peer).sent += _wire_bytes(plain)
         return True
 
     def wake(self) -> None:
@@ -206,15 +204,9 @@ class ZeroMQListener(Listener):
         self._end.check()
         self._largest_bytes = largest_message_bytes
         self._end.socket.setsockopt(zmq.MAXMSGSIZE, largest_message_bytes)
-        if not self._counts:
+        if not self._met:
             self._end.socket.unbind(self._end.socket.getsockopt_string(zmq.LAST_ENDPOINT))
             self._bind()
-
-    def traffic(self, peer: bytes) -> Traffic:
-        return self._counts.get(peer, Count()).traffic()
-
-    def forget(self, peer: bytes) -> None:
-        self._counts.pop(peer, None)
 
     def close(self) -> None:
         self._end.close()
@@ -224,14 +216,6 @@ class ZeroMQListener(Listener):
         """Let ZeroMQ accept at the door, by a descriptor of its own: who knocks while it changes hands can wait."""
         self._end.socket.setsockopt(zmq.USE_FD, os.dup(self._door.fileno()))
         self._end.socket.bind("tcp://127.0.0.1:0")  # the descriptor decides, not this address
-
-    def _count(self, peer: bytes) -> Count:
-        count = self._counts.get(peer)
-        if count is None:
-            if len(self._counts) >= PEERS_KEPT:
-                del self._counts[next(iter(self._counts))]
-            count = self._counts[peer] = Count()
-        return count
 
 
 class ZeroMQConnection(Connection):

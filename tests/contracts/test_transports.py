@@ -219,8 +219,7 @@ def test_a_peer_that_does_not_read_is_refused_and_the_others_are_served(ends):
     other.send([b"other"])
     other_peer, _ = listener.receive(WAIT_S)
     block = bytes(2**20)
-    assert not all(listener.send(deaf_peer, [block]) for _ in range(500))
-    assert listener.traffic(deaf_peer).sent_bytes < 200 * len(block)
+    assert sum(listener.send(deaf_peer, [block]) for _ in range(500)) < 200
     assert listener.send(other_peer, [b"answer"])
     assert bytes(other.receive(WAIT_S)[0]) == b"answer"
 
@@ -272,19 +271,16 @@ def test_a_limit_holds_for_those_who_are_there_already(ends):
     assert listener.receive(WAIT_S) == (peer, [b"small"])
 
 
-def test_bytes_are_counted_on_both_sides(ends):
+def test_bytes_are_counted_in_both_directions(ends):
     listener = ends.listen()
     connection = ends.connect(listener.address)
     connection.send([b"", bytes(100), bytes(1000)])
     peer, _ = listener.receive(WAIT_S)
     listener.send(peer, [b"", bytes(300)])
     connection.receive(WAIT_S)
-    ours, theirs = connection.traffic(), listener.traffic(peer)
-    assert (ours.sent_bytes, ours.received_bytes) == (theirs.received_bytes, theirs.sent_bytes)
+    ours = connection.traffic()
     assert 1100 <= ours.sent_bytes <= 1100 + 3 * 9
     assert 300 <= ours.received_bytes <= 300 + 2 * 9
-    listener.forget(peer)
-    assert listener.traffic(peer).sent_bytes == 0
 
 
 def test_closing_twice_and_using_what_is_closed(ends):
@@ -294,7 +290,6 @@ def test_closing_twice_and_using_what_is_closed(ends):
         end.close()
         end.close()
         end.wake()
-        end.traffic(*([b""] if end is listener else []))
         with pytest.raises(CallerError, match="closed"):
             end.receive(0.0)
     with pytest.raises(CallerError, match="closed"):

@@ -26,7 +26,7 @@ from lightning_async.persistence import payloads, write
 from lightning_async.server import Keeper, Service
 from lightning_async.server.recovery import recorded
 from lightning_async.transport import listen
-from lightning_async.transport.base import Frame, Listener, Traffic
+from lightning_async.transport.base import Frame, Listener
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,6 @@ class Mortal(Listener):
 
     def limit(self, largest_message_bytes: int) -> None:
         self._inner.limit(largest_message_bytes)
-
-    def traffic(self, peer: bytes) -> Traffic:
-        return self._inner.traffic(peer)
-
-    def forget(self, peer: bytes) -> None:
-        self._inner.forget(peer)
 
     def close(self) -> None:
         self._inner.close()

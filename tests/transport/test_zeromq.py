@@ -112,10 +112,9 @@ def test_bytes_are_those_on_the_line(listener, dial, sizes):
             peer, frames = listener.receive(WAIT_S)
             assert listener.send(peer, frames)
             assert connection.receive(WAIT_S) is not None
-        counted, theirs = connection.traffic(), listener.traffic(peer)
+        counted = connection.traffic()
         assert counted.sent_bytes == pytest.approx(proxy.up_bytes, rel=0.01)
         assert counted.received_bytes == pytest.approx(proxy.down_bytes, rel=0.01)
-        assert (theirs.received_bytes, theirs.sent_bytes) == (counted.sent_bytes, counted.received_bytes)
 
 
 def test_a_line_that_is_cut_comes_back(listener, dial):

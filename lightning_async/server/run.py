@@ -29,8 +29,8 @@ class Waiting:
     id: int
     have: int
     until: float
-
     packed: bool
+
 
 @dataclass
 class Run:

@@ -102,14 +102,6 @@ class Advised(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Late(Event):
-    """A barrier goes on without `worker`, after this long; it waits for it again once it has sent an update."""
-
-    worker: str
-    waited_s: float
-
-
-@dataclass(frozen=True, kw_only=True)
 class Waiting(Event):
     """A quorum or a rule's condition cannot be met by the workers that are there; they go on locally."""
 

@@ -18,6 +18,7 @@ from lightning_async.errors import ConfigError
 from lightning_async.server import ServerThread
 from lightning_async.server.store import DIGEST_EVERY
 from lightning_async.telemetry import Memory, events
+from lightning_async.worker import downloading
 from lightning_async.worker.optimizer import AsyncOptimizer
 from lightning_async.worker.uploading import Uploads
 
@@ -217,6 +218,25 @@ def test_what_a_worker_missed_comes_as_deltas_from_where_it_was() -> None:
         assert away.engine.wait(lambda: away.engine.traffic.received_bytes > before, ENOUGH_S)
         away.engine.wait(lambda: False, 0.3)  # for what comes too much
         assert 0 < away.engine.traffic.received_bytes - before < 4 * away.engine.shared.layout.d
+
+
+@pytest.mark.parametrize("download", ["none", "topk"])
+def test_packed_snapshots_are_the_published_parameters_bit_for_bit(
+    download: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forms: list[str] = []
+    plain = downloading.read_snapshot
+
+    def noted(params: Any, *rest: Any) -> Any:
+        forms.append(params.form)
+        return plain(params, *rest)
+
+    monkeypatch.setattr(downloading, "PACKED_BYTES", 0)
+    monkeypatch.setattr(downloading, "PACKED_BELOW", float("inf"))
+    monkeypatch.setattr(downloading, "read_snapshot", noted)
+    with running(download_compression=download) as (server, workers):
+        trained(server, workers, 20)
+    assert forms.count("packed") >= 2, "for joining at least; what a receipt brings of so small a model is plain"
 
 
 class Books:

@@ -126,7 +126,8 @@ class _Endpoint:
             return frames
 
     def _take(self) -> list[zmq.Frame] | None:
-        if not self.socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:  # cheaper than the exception of an empty queue
+        ready = self.socket.getsockopt(zmq.EVENTS)  # cheaper than the exception of an empty queue
+        if not ready & zmq.POLLIN:  # type: ignore[arg-type]
             return None
         return self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
 

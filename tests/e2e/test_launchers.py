@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from ports import free, free_address
-from processes import Program, address_of, results, script
+from processes import Program, address_of, results, script, serve
 
 pytestmark = pytest.mark.slow
 TWO = {"devices": 2, "val": True, "strategy": {"local_steps": 4}, "then": ["test"]}
@@ -38,6 +38,27 @@ def test_torchrun(tmp_path: Path) -> None:
         program.wait_until_gone()
         assert free(address_of(program))
     both_trained(tmp_path)
+
+
+def test_torchrun_on_two_nodes(tmp_path: Path) -> None:
+    """Two agents that know each other by an address alone, as on two machines, and a server of their own."""
+    port = free_address().rpartition(":")[2]
+    agent = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d"]
+    agent += [f"--rdzv-endpoint=127.0.0.1:{port}", "--local-addr=127.0.0.1", "--max-restarts=0"]
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(serve(tmp_path / "server", local_steps=4, workers=2))
+        trainer = {"max_steps": 24, "num_nodes": 2}
+        options = {"devices": 1, "trainer": trainer, "strategy": {"server": address_of(server)}}
+        command = [*agent, *script("train", options)[1:]]
+        nodes = [stack.enter_context(Program(command, tmp_path)) for _ in range(2)]
+        assert [node.wait() for node in nodes] == [0, 0]
+        assert "have not arrived" not in "".join(node.output for node in nodes)
+    zero, one = results(tmp_path)
+    assert [len(rank["losses"]) for rank in (zero, one)] == [24, 24]
+    assert not set(zero["indices"]) & set(one["indices"])
+    assert zero["after_fit"] == one["after_fit"]
+    groups = {worker["group"] for worker in zero["report"]["workers"].values()}
+    assert len(groups) == 1, "they have found each other"
 
 
 def test_torchrun_with_another_number_of_devices_is_refused(tmp_path: Path) -> None:

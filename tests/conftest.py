@@ -47,7 +47,7 @@ def _zmq_collector() -> None:
         left.send(bytes(2**17), copy=False)
         right.recv()
     deadline = time.monotonic() + GRACE_S
-    while PROC.exists() and not any("IO" in thread for thread in _sockets_threads()) and time.monotonic() < deadline:
+    while PROC.exists() and not _named("Reaper", "IO") and time.monotonic() < deadline:
         threading.Event().wait(0.01)  # a thread that was just started has no name of its own yet
 
 
@@ -105,6 +105,12 @@ def _left(before: dict[str, set[str]]) -> list[str]:
 
 def _threads() -> set[str]:
     return {f"{thread.name} ({thread.ident})" for thread in threading.enumerate() if thread.is_alive()}
+
+
+def _named(*kinds: str) -> bool:
+    """Whether there is a ZeroMQ thread of each of these kinds."""
+    found = _sockets_threads()
+    return all(any(kind in thread for thread in found) for kind in kinds)
 
 
 def _sockets_threads() -> set[str]:

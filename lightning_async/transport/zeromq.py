@@ -127,7 +127,7 @@ class _Endpoint:
 
     def _take(self) -> list[zmq.Frame] | None:
         ready = self.socket.getsockopt(zmq.EVENTS)  # cheaper than the exception of an empty queue
-        if not ready & zmq.POLLIN:  # type: ignore[arg-type]
+        if not ready & zmq.POLLIN:  # type: ignore[operator,arg-type]
             return None
         return self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
 

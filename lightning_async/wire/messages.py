@@ -188,7 +188,7 @@ class Receipt:
 @dataclass(frozen=True, kw_only=True)
 class Params:
     """Published parameters at `version`. Payload by `form`: snapshot: parameters [d], buffers [b]; packed: the same
-    with the parameters packed; deltas: one encoded delta per version after `base`, then buffers [b]; unchanged: nothing.
+    with the parameters packed; deltas: one encoded delta per version after `base`, then buffers [b]; unchanged: none.
     """
 
     form: str

@@ -12,7 +12,7 @@ from lightning_async.errors import AsyncWANError
 from lightning_async.worker.board import Board
 from lightning_async.worker.engine import Engine
 
-ANSWER_S = 30.0  # for the answer to the goodbye, on which the last version depends
+ANSWER_S = 10.0  # for the answer to the goodbye, on which the last version depends
 log = logging.getLogger(__name__)
 
 

@@ -9,6 +9,7 @@ the server does least for each byte, int8 of 2.5 million, and top-k of 25 millio
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -63,9 +64,11 @@ def _config(codec: str) -> RunConfig:
 def _throughput(kind: str, d: int, codec: str, pushes: int) -> dict[str, Any]:
     rates: dict[bool, list[float]] = {True: [], False: []}
     latencies: dict[bool, list[float]] = {True: [], False: []}
+    disk: list[float] = []
     for turn in range(2 * ROUNDS):
         durable = bool(turn % 2)
         with tempfile.TemporaryDirectory() as folder:
+            disk.append(_disk(Path(folder)))
             found = _served(Path(folder) if durable else None, d, codec, pushes)
         rates[durable].append(found["rate"])
         latencies[durable] += found["latencies"]
@@ -75,8 +78,19 @@ def _throughput(kind: str, d: int, codec: str, pushes: int) -> dict[str, Any]:
         "ours": ours, "reference": reference, "unit": "pushes/s", "ratio": ours / reference, "floor": 0.80,
         "receipt_p50_ms": _quantile_ms(latencies[True], 0.5), "receipt_p99_ms": _quantile_ms(latencies[True], 0.99),
         "off_p50_ms": _quantile_ms(latencies[False], 0.5), "off_p99_ms": _quantile_ms(latencies[False], 0.99),
-        "group": found["group"],
+        "group": found["group"], "disk_alone": median(disk),
     }  # fmt: skip
+
+
+def _disk(folder: Path) -> float:
+    """How many payloads a second this disk takes from a program that does nothing but append and force them."""
+    payload = bytes(2_500_000)
+    with (folder / "alone").open("wb", buffering=0) as file:
+        began = time.perf_counter()
+        for _ in range(12):
+            file.write(payload)
+            os.fdatasync(file.fileno())
+        return 12 / (time.perf_counter() - began)
 
 
 def _quantile_ms(seconds: list[float], q: float) -> float:

@@ -84,7 +84,7 @@ def _throughput(kind: str, d: int, codec: str, pushes: int) -> dict[str, Any]:
 
 def _disk(folder: Path) -> float:
     """How many payloads a second this disk takes from a program that does nothing but append and force them."""
-    payload = bytes(2_500_000)
+    payload = os.urandom(2_500_000)
     with (folder / "alone").open("wb", buffering=0) as file:
         began = time.perf_counter()
         for _ in range(12):

@@ -120,7 +120,7 @@ def checked(vector: Tensor) -> Tensor:
 
 def finite(vector: Tensor) -> bool:
     """True when no element is NaN or infinite; one read pass, no copy."""
-    fast = kernels.compiled() if vector.device.type == "cpu" else None
+    fast = kernels.in_use() if vector.device.type == "cpu" else None
     if fast is not None:
         return int(fast.top(vector.numpy().view("i4"))) < INFINITY
     if vector.numel() == 0 or math.isfinite(float(vector.sum())):

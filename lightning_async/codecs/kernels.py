@@ -13,6 +13,11 @@ def compiled() -> ModuleType | None:
     return _loaded("compiled")
 
 
+def in_use() -> ModuleType | None:
+    """The numba kernels where something has loaded them: what is as fast without is not worth numba's 100 MB."""
+    return _ready.get("compiled")
+
+
 def compiled_select() -> ModuleType | None:
     """The same for the selection kernels."""
     return _loaded("compiled_select")
@@ -23,6 +28,11 @@ def compiled_codes() -> ModuleType | None:
     return None if compiled() is None else _loaded("compiled_codes")
 
 
+_ready: dict[str, ModuleType] = {}
+
+
 @cache
 def _loaded(name: str) -> ModuleType | None:
-    return importlib.import_module(f"{__package__}.{name}") if importlib.util.find_spec("numba") else None
+    if importlib.util.find_spec("numba"):
+        _ready[name] = importlib.import_module(f"{__package__}.{name}")
+    return _ready.get(name)

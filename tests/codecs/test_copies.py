@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -60,3 +62,16 @@ def test_the_digest_sees_every_bit_and_the_length():
         changed[place // 8] ^= 1 << place % 8
         seen.add(digest(b"", changed))
     assert len(seen) == 4 + len(range(0, 72_000, 997))
+
+
+def test_a_run_without_compression_does_not_load_numba() -> None:
+    """It takes half a second and 100 MB: more than the whole of a small worker."""
+    script = (
+        "import sys, torch\n"
+        "from lightning_async.codecs import codec\n"
+        "none = codec('none')\n"
+        "payload, _ = none.encode(torch.ones(3000), none.init(3000))\n"
+        "none.decode(payload, 3000)\n"
+        "assert 'numba' not in sys.modules, 'numba was loaded'\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)

@@ -3,7 +3,8 @@
 A worker computes C = H x step_s in a round. Meanwhile the exchange of the round before goes on: the update up, a round
 trip, and the parameters down, X = U / up + RTT + D / down. The next round ends in a wait when X > C, so rounds begin
 every T = max(C, X) seconds and utilisation is C / T. D is the deltas of the versions that all workers made in T, or
-the snapshot where that is smaller. What all workers move in T may be more than the server's line takes; then T grows.
+the snapshot where that is smaller. What workers move in T may be more than a line that they share takes, the server's
+or their site's; then T grows.
 
 What it leaves out: jitter, loss, brownouts, encoding, and that newer parameters are fetched while a round runs too,
 within a quarter of the line. tests/simulation/test_planning.py holds it against the simulator.
@@ -12,15 +13,15 @@ within a quarter of the line. tests/simulation/test_planning.py holds it against
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 
 from lightning_async.codecs import download_codec, upload_codec
 from lightning_async.errors import ConfigError
-from lightning_async.simulation.network import Link
-from lightning_async.simulation.scenario import Scenario
+from lightning_async.simulation.network import MEGABIT, Link
+from lightning_async.simulation.scenario import Scenario, Trunk
 from lightning_async.simulation.tasks import task
 
 CODECS = ("none", "fp16", "int8", "int4", "topk")  # from what changes the update least to what it changes most
@@ -36,6 +37,7 @@ class Machine:
 
     step_s: float
     link: Link
+    site: str = ""  # those of one site share its trunk
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,11 +64,12 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Demand:
-    """What is to be planned: `parameters` of the model, the machines, the server's line."""
+    """What is to be planned: `parameters` of the model, the machines, the server's line, trunks of sites by name."""
 
     parameters: int
     machines: tuple[Machine, ...]
     server: Link
+    trunks: Mapping[str, Trunk] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.parameters < 1 or not self.machines or min(m.step_s for m in self.machines) <= 0:
@@ -74,11 +77,15 @@ class Demand:
 
 
 def demand_in(scenario: Scenario, parameters: int | None = None) -> Demand:
-    """The machines and lines of `scenario`; its trunks are left out. `parameters` None: those of its task."""
+    """The machines and lines of `scenario`. `parameters` None: those of its task."""
     if parameters is None:
         parameters = sum(p.numel() for p in task(scenario.task).model().parameters())
-    machines = tuple(Machine(step_s=scenario.step_s / p.speed, link=p.group.link) for p in scenario.places())
-    return Demand(parameters=parameters, machines=machines, server=scenario.server)
+    machines = tuple(
+        Machine(step_s=scenario.step_s / place.speed, link=place.group.link, site=place.group.name)
+        for place in scenario.places()
+    )
+    trunks = {group.name: group.trunk for group in scenario.workers if group.trunk is not None}
+    return Demand(parameters=parameters, machines=machines, server=scenario.server, trunks=trunks)
 
 
 def recommend(demand: Demand, target: float = 0.95, codecs: Sequence[str] = CODECS) -> tuple[Plan, tuple[Plan, ...]]:
@@ -147,11 +154,25 @@ def _settle(demand: Demand, steps: int, upload: float, delta: float, quorum: int
         down = [min(4.0 * demand.parameters, max(1.0, made * period) * delta) for period in periods]
         exchanges = [_exchange_s(m.link, upload, size) for m, size in zip(demand.machines, down, strict=True)]
         periods = [max(steps * m.step_s, x) for m, x in zip(demand.machines, exchanges, strict=True)]
-        incoming = sum(upload / period for period in periods)
-        outgoing = sum(size / period for size, period in zip(down, periods, strict=True))
-        load = max(incoming / demand.server.bytes_per_s("down"), outgoing / demand.server.bytes_per_s("up"))
+        for site, trunk in demand.trunks.items():
+            here = [i for i, machine in enumerate(demand.machines) if machine.site == site]
+            share = _load(upload, down, periods, here, trunk.up_mbps * MEGABIT, trunk.down_mbps * MEGABIT)
+            for i in here:
+                periods[i] *= max(1.0, share)
+        everybody = range(len(periods))
+        server = demand.server
+        load = _load(upload, down, periods, everybody, server.bytes_per_s("down"), server.bytes_per_s("up"))
         periods = [period * max(1.0, load) for period in periods]
     return periods, load
+
+
+def _load(
+    upload: float, down: Sequence[float], periods: Sequence[float], who: Sequence[int], up_rate: float, down_rate: float
+) -> float:
+    """The share of a common line, its busier direction, that the workers `who` take, bytes per second."""
+    upwards = sum(upload / periods[i] for i in who)
+    downwards = sum(down[i] / periods[i] for i in who)
+    return max(upwards / up_rate, downwards / down_rate)
 
 
 def _exchange_s(link: Link, upload: float, download: float) -> float:

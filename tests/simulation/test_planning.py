@@ -49,6 +49,17 @@ def test_utilisation_is_what_the_simulator_finds(case):
         assert [w.staleness_mean for w in found.workers] == pytest.approx(list(plan.staleness), rel=0.2, abs=0.5)
 
 
+def test_a_line_that_a_site_shares_is_planned_with():
+    """Two beside the server, four behind 0.8 Mbit/s: 4 x 160 kB take 6.4 s there, and a round computes 4 s."""
+    run = {"local_steps": 4, "follow": False, "total_steps": 600}
+    site = {"name": "far", "count": 4, "link": FAST, "trunk": {"up_mbps": 0.8, "down_mbps": 100.0}}
+    values = {"task": f"synthetic(d={D})", "step_s": 1.0, "workers": [{"name": "near", "count": 2, "link": FAST}, site]}
+    scenario = scenario_of({**values, "run": run})
+    plan = predict(demand_in(scenario), "none", 4, quorum=1)
+    assert plan.utilisation == pytest.approx([1.0] * 2 + [4.0 / 6.4] * 4, abs=0.02)
+    assert [w.utilisation for w in simulate(scenario).workers] == pytest.approx(list(plan.utilisation), abs=0.06)
+
+
 @pytest.mark.parametrize("up_mbps", [100.0, 1.0, 0.1])
 def test_what_is_recommended_reaches_its_target(up_mbps):
     link = {**FAST, "up_mbps": up_mbps}

@@ -9,10 +9,11 @@ def advice(rules: Rules) -> list[str]:
     """Sentences about combinations that cost accuracy, and what to choose instead (docs/aggregation.md, "Sparse")."""
     told = []
     sparse, wise = rules.upload.decode_sparse is not None, rules.aggregator.end is not None
-    if sparse and wise and rules.robust and rules.filter is None:
+    mixed = any(mix.spec.startswith("nnm(") for mix in rules.aggregator.mixes)
+    if sparse and wise and rules.robust and rules.filter is None and not mixed:
         told.append(
             f"{rules.spec} decides coordinate by coordinate, and {rules.upload.spec} leaves most of them out: where "
-            "few workers sent a value, the rule keeps a zero, and what was sent is lost. Choose a rule that keeps "
-            "whole updates, such as multi_krum or geometric_median, or a codec that sends every number, such as int8"
+            "few workers sent a value, the rule keeps a zero, and what was sent is lost. Put nnm before it, choose a "
+            "rule that keeps whole updates, such as multi_krum, or a codec that sends every number, such as int8"
         )
     return told

@@ -43,6 +43,7 @@ POINTS = (
     *("snapshot.begun", "snapshot.tensors", "snapshot.manifest", "snapshot.renamed", "snapshot.cleaned"),
 )
 SLICE_S = 0.02
+MOST_ROUNDS = 3000
 
 
 @dataclass(frozen=True)
@@ -212,10 +213,14 @@ class Killed(Exception):
 
 
 class Trial:
-    """The script against servers that die. `kills` counts them; `receipts` are the ones that the workers got."""
+    """The script against servers that die. `kills` counts them; `receipts` are the ones that the workers got.
+
+    It goes on for `rounds` rounds, and until the last of the servers that are to die has died.
+    """
 
     def __init__(self, host: Host, case: Case, folder: Path, rounds: int, seed: int, **life: Any) -> None:
-        self._host, self.case, self._folder, self._rounds = host, case, folder, rounds
+        self._host, self.case, self._folder, self.rounds = host, case, folder, rounds
+        self._over = False  # whether nobody is to die any more
         folder.mkdir(exist_ok=True)
         self._life, self._chance = life, random.Random(seed)
         self.workers = Workers(case)
@@ -233,7 +238,10 @@ class Trial:
         self._fates = iter(fates)
         try:
             self._next_server()
-            for turn in script(self.case, self._rounds):
+            for turn in script(self.case, MOST_ROUNDS):
+                if turn.seq > self.rounds and turn.worker == "w0" and self._over:
+                    break
+                self.rounds = max(self.rounds, turn.seq)
                 payload = self.workers.payload(turn)
                 receipt = self._insist(turn.worker, message(turn), payload)
                 assert isinstance(receipt, m.Receipt), receipt
@@ -265,6 +273,7 @@ class Trial:
         while True:
             self._hang_up()
             fate = next(self._fates, None)
+            self._over = fate is None
             life = Life(str(self._folder), self.case.config, fate or "", self._chance.randint(1, 6), **self._life)
             self._pid, address = self._born(life)
             limit_s = 0.06 if fate == "" else 0.5  # a point may be one that this life does not come to

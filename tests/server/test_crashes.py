@@ -24,9 +24,9 @@ def host() -> Iterator[Host]:
         yield host
 
 
-def check(trial: Trial, folder: Path, rounds: int) -> None:
+def check(trial: Trial, folder: Path) -> None:
     """The state on the disk is that of a run which nobody killed."""
-    reference, _ = uninterrupted(trial.case, rounds)
+    reference, _ = uninterrupted(trial.case, trial.rounds)
     journal = open_journal(folder)
     try:
         state = recovery.caught_up(recovery.from_snapshot(recovery.newest(folder)), folder, journal)
@@ -45,18 +45,17 @@ def test_killed_at_some_points_it_goes_on_as_if_nothing_had_happened(host: Host,
     rounds = 24 // case.workers
     points = ("journal.synced", "journal.committed", "snapshot.manifest", "answering")
     trial = Trial(host, case, tmp_path / "state", rounds, seed=1).run(points)
-    assert trial.kills >= 3
-    check(trial, tmp_path / "state", rounds)
+    assert trial.kills >= len(points)
+    check(trial, tmp_path / "state")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=NAMES)
 def test_killed_at_every_point_and_at_any_time(host: Host, case: Case, tmp_path: Path) -> None:
-    rounds = 480 // case.workers
-    trial = Trial(host, case, tmp_path / "state", rounds, seed=2).run(POINTS * 4, random_kills=25)
+    trial = Trial(host, case, tmp_path / "state", 200 // case.workers, seed=2).run(POINTS * 4, random_kills=25)
     print(f"{case.name}: {trial.kills} kills, {len(trial.receipts)} receipts")
     assert trial.kills >= 67, "200 in all three"
-    check(trial, tmp_path / "state", rounds)
+    check(trial, tmp_path / "state")
 
 
 @pytest.mark.slow
@@ -64,11 +63,7 @@ def test_killed_at_every_point_and_at_any_time(host: Host, case: Case, tmp_path:
 def test_the_proof_fails_where_a_defence_is_missing(host: Host, mutation: str, tmp_path: Path) -> None:
     folder = tmp_path / "state"
     with pytest.raises((AssertionError, JournalError)):
-        check(
-            Trial(host, CASES[0], folder, 20, seed=3, mutation=mutation).run(("answered", "received") * 4, 8),
-            folder,
-            20,
-        )
+        check(Trial(host, CASES[0], folder, 20, seed=3, mutation=mutation).run(("answered", "received") * 4, 8), folder)
 
 
 def test_the_proof_fails_where_what_was_refused_is_not_folded_back() -> None:

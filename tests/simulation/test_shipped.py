@@ -31,7 +31,10 @@ def test_it_runs(name, caplog):
     assert result.ended.endswith("steps are in")
     assert result.total.failures == ()
     assert len(result.workers) == len(list(scenario.places()))
-    assert result.final_loss < 0.8 * result.curve[0].loss
+    if name == "workers_1000":  # a round for each: too few to learn from
+        assert (result.total.accepted, result.versions) == (1000, 50)
+    else:
+        assert result.final_loss < 0.8 * result.curve[0].loss
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
     if name == "churn":
         assert result.total.lives > len(result.workers)

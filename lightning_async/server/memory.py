@@ -64,8 +64,8 @@ def restore(run: Run, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
     differing = differences(run.config, record["config"])
     if differing:
         raise ConfigError(
-            f"the snapshot belongs to another configuration: {'; '.join(differing)}. Give the run's own, or another "
-            "state_dir to begin anew"
+            f"the snapshot belongs to another configuration: {'; '.join(differing)}. Give the run's own "
+            "(`lightning-async resume` does), or another state_dir to begin anew"
         )
     run.name, run.initialiser = record["run"], record["initialiser"]
     run.steps_total, run.refused_strangers = record["steps_total"], record["refused_strangers"]

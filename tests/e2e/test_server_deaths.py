@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,12 @@ def begun(folder: Path, address: str) -> Program:
     )  # fmt: skip
 
 
+def resumed(folder: Path, address: str) -> Program:
+    """The same run again, as it was configured."""
+    command = [sys.executable, "-m", "lightning_async", "resume", f"--state={folder / 'state'}", f"--address={address}"]
+    return Program(command, folder)
+
+
 def test_workers_train_on_through_deaths_of_the_server(tmp_path: Path) -> None:
     address, programs, workers = free_address(), [], []
     try:
@@ -62,7 +69,7 @@ def test_workers_train_on_through_deaths_of_the_server(tmp_path: Path) -> None:
             if step in DEATHS:
                 os.kill(programs[-1].pid, signal.SIGKILL)
                 programs[-1].wait(60.0)
-                programs.append(begun(tmp_path, address))
+                programs.append(resumed(tmp_path, address))
             for number, worker in enumerate(workers):
                 worker.step(100 * number + step)
         for worker in workers:

@@ -34,11 +34,10 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Recovered:
-    """The state that was found. `number` is the last record in it; `snapshot` that of the snapshot it began with."""
+    """The state that was found. `number` is the last record in it."""
 
     coordinator: Coordinator | None
     number: int = 0
-    snapshot: int = 0
     differing: str = ""  # where the run was first seen to be another one than was recorded
     verified: int = 0  # versions whose mark was compared
     machine: dict[str, Any] | None = None  # that wrote the last records
@@ -52,7 +51,7 @@ def from_snapshot(snapshot: Snapshot | None, private: Private = NOTHING) -> Reco
     if "live" not in record:  # written by a version that had no journal
         return Recovered(Coordinator.restored(config, record, snapshot.tensors, private))
     number, private = int(record["journal"]), replace(private, secret=record["secret"])
-    return Recovered(Coordinator.continued(config, record, snapshot.tensors, private), number, number)
+    return Recovered(Coordinator.continued(config, record, snapshot.tensors, private), number)
 
 
 def caught_up(state: Recovered, folder: Path, journal: Journal, private: Private = NOTHING) -> Recovered:

@@ -37,7 +37,8 @@ class RunConfig:
         aggregation: how updates become one, e.g. "mean", "trimmed_mean(f=2)".
         outer: what the server does with the aggregated update, e.g. "sgd(lr=1.0)", "nesterov(lr=0.7, momentum=0.9)".
         staleness: which updates are too old, e.g. "fixed(bound=50)".
-        weight: how an update's weight falls with its staleness, e.g. "polynomial(a=0.5)".
+        weight: how an update's weight falls with its staleness; "constant" for none, with which three unequal workers
+            learned worse (docs/log.md).
         quorum: distinct workers whose updates make a step; "all" means every live worker. None: 1 for "mean"; for a
             robust rule two thirds of `workers` and one, n - floor((n - 1) / 3), or what the rule needs, if more.
         grace_s: once the quorum is there, how long to wait for more workers, seconds.
@@ -61,7 +62,7 @@ class RunConfig:
     aggregation: str = "mean"
     outer: str = "sgd(lr=1.0)"
     staleness: str = "fixed(bound=50)"
-    weight: str = "constant"
+    weight: str = "polynomial(a=0.5)"
     quorum: int | Literal["all"] | None = None
     grace_s: float = 0.0
     barrier_s: float | None = None

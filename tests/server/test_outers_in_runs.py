@@ -34,7 +34,8 @@ def test_a_run_steps_as_its_optimizer_does(name: str) -> None:
 
 
 def test_of_several_updates_each_ages_share_is_told() -> None:
-    room = Room(outer="delay_compensated(sgd(lr=1.0), lam=1.0, decay=None)", quorum=2).begin("a", "b")
+    outer = "delay_compensated(sgd(lr=1.0), lam=1.0, decay=None)"
+    room = Room(outer=outer, quorum=2, weight="constant").begin("a", "b")
     first, second, third = updates(3)
     for name in "ab":
         room.push(name, first)

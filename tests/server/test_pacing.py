@@ -248,7 +248,8 @@ def test_what_contradicts_the_mode_is_refused(values: dict[str, Any], said: str)
 
 
 def test_the_age_gate_of_an_outer_optimizer_is_a_weight_of_the_run() -> None:
-    rules = Coordinator(RunConfig(outer="age_gated_adam(alpha=0.2, cutoff=8.0)"), "r").run
+    gated = RunConfig(outer="age_gated_adam(alpha=0.2, cutoff=8.0)", weight="constant")
+    rules = Coordinator(gated, "r").run
     assert rules.rules.weight.of(4) == pytest.approx(math.cos(math.pi / 4) ** 2 * math.exp(-0.8))
     assert rules.config.weight == "constant()"
     both = Coordinator(RunConfig(outer="age_gated_adam", weight="polynomial(a=1.0)"), "r").run.rules.weight

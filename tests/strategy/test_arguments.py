@@ -29,7 +29,7 @@ WAYS: dict[str, list[Any]] = {
     "aggregation": ["trimmed_mean(f=1)", trimmed_mean(f=1), by_path("aggregation.trimmed_mean", f=1)],
     "outer": ["nesterov(lr=0.5)", nesterov(lr=0.5), by_path("outer.nesterov", lr=0.5)],
     "staleness": ["fixed(bound=7)", 7, policy(7), by_path("staleness.fixed", bound=7)],
-    "weight": ["polynomial(a=0.5)", weight("polynomial(a=0.5)"), by_path("staleness.polynomial", a=0.5)],
+    "weight": ["polynomial(a=0.7)", weight("polynomial(a=0.7)"), by_path("staleness.polynomial", a=0.7)],
     "quorum": ["all"],
     "quarantine_below": [0.25],
     "local_steps": [5],

@@ -91,7 +91,7 @@ class Town:
         self, script: Script | None = None, patience_s: float = 60.0, alter_every: int = 10**9, **config: Any
     ) -> None:
         self.now = 1000.0
-        self.config = RunConfig(**{"beat_s": 1.0, "patience_s": 20.0, **config})
+        self.config = RunConfig(**{"beat_s": 1.0, "patience_s": 20.0, "weight": "constant", **config})
         self.script = script or Script()
         self.lines: list[FaultyConnection] = []
         self.altering: list[Altering] = []

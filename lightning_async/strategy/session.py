@@ -206,10 +206,12 @@ class Session:
             self._end(failed)
 
     def _see_off(self) -> None:
-        """The server is rank 0's, and so are the processes; the others say when they need neither."""
+        """The server is rank 0's, and so are the processes; the others say when they need neither. From then on rank 0
+        may end, and a rank that is slower must not be taken for an orphan."""
         if self._group is None:
             return
         if self._place.rank != 0:
+            self._watch.close()
             self._group.done()
         elif self._server is not None:
             self._group.wait_until_done()

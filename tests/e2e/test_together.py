@@ -148,3 +148,11 @@ def test_unequal_workers_stop_together_when_the_run_is_over(tmp_path: Path) -> N
     report = ended.ranks[0]["report"]
     assert report["ended"].startswith("12")
     assert ended.ranks[0]["after_fit"] == ended.ranks[1]["after_fit"]
+
+
+def test_a_rank_that_is_slow_to_leave_is_no_orphan(tmp_path: Path) -> None:
+    """Rank 0 has ended long before it is through."""
+    ended = Ended(tmp_path, {"devices": 2, "trainer": {"max_steps": 8}, "linger_s": 8.0})
+    assert ended.code == 0, ended.output
+    assert "rank 0 has died" not in ended.output
+    assert [rank["rank"] for rank in ended.ranks] == [0, 1]

@@ -11,6 +11,7 @@ It announces what happens in lines that begin with an @, and writes result-<labe
     gate        {"0": n}: rank 0 says "gate" after its step n and waits until the file `go` is there
     raise_at    {"rank": i, "step": n}: raise there
     goodbye_s   how long a rank waits for the server's answer to its goodbye, unless it is in a hurry
+    linger_s    how long the last goodbye of the ranks but the first takes
     val         validate, with a checkpoint of the best
     loggers     CSV and TensorBoard
     then        what follows the first fit: "test", "validate", "fit"
@@ -36,6 +37,7 @@ from torch.utils.data import DataLoader, Dataset
 from lightning_async import AsyncWANStrategy
 from lightning_async.strategy import session
 from lightning_async.worker import Engine
+from lightning_async.worker.board import Board
 
 torch.set_num_threads(1)
 
@@ -146,6 +148,9 @@ def main() -> None:
     if "goodbye_s" in options:
         session.GOODBYE_S = options["goodbye_s"]
         Engine.close.__defaults__ = ("done", options["goodbye_s"])
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        close, linger_s = Board.close, options.get("linger_s", 0.0)
+        Board.close = lambda board, goodbye_s=1.0: close(board, time.sleep(linger_s) or goodbye_s)
     rank = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", "0")))
     say(rank, "begin", pid=os.getpid())
     seed_everything(options.get("seed", 1) + 100 * rank, verbose=False)  # every rank would begin elsewhere by itself

@@ -27,6 +27,13 @@ FAMILIES = {
 DEVASTATING = ("sign_flip(k=10.0)", "alie(z=10.0)")
 BLATANT = (*DEVASTATING, "label_flip(classes=10)", "gaussian_noise(sigma=20.0)")
 OTHERS = ("alie()", "label_flip(classes=10)", "stale_replay(delay=20)", "zero()", "gaussian_noise(sigma=20.0)")
+MORE = (
+    "ipm(epsilon=10.0)",
+    "mimic(target=0)",
+    "scale(k=100.0)",
+    "random(k=10.0)",
+    "slow_drip(factor=3.0, share=0.95)",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +75,7 @@ def test_a_rule_of_every_family_keeps_the_accuracy(family, how, split):
     _holds(family, how, split)
 
 
-@pytest.mark.parametrize("how", OTHERS)
+@pytest.mark.parametrize("how", [*OTHERS, *MORE])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_so_it_does_under_attacks_that_hide(family, how):
     _holds(family, how, "iid")

@@ -21,7 +21,7 @@ FAMILIES = {
         "pipeline(arc(f=2), bucketing(s=2), nnm(f=2), trimmed_mean(f=2))",
         "pipeline(nnm(f=2), trimmed_mean(f=2))",
     ),
-    "selection": ("multi_krum(f=2)", "pipeline(nnm(f=2), multi_krum(f=2))"),
+    "selection": ("multi_krum(f=2)", "pipeline(nnm(f=2), multi_krum(f=2))", "pipeline(nnm(f=2), mda(f=2))"),
     "centre": ("pipeline(clip_to_median_norm(), geometric_median)", "pipeline(nnm(f=2), geometric_median)"),
 }
 DEVASTATING = ("sign_flip(k=10.0)", "alie(z=10.0)")
@@ -59,7 +59,9 @@ def attack_free(split: str) -> float:
 def test_the_mean_fails(how, split):
     """Also shows that the robust rules' tests below are red where the rule is replaced by the mean."""
     assert attack_free(split) > 0.95
-    assert train("mean", how, SPLITS[split]) < attack_free(split) - 0.3
+    lost = attack_free(split) - train("mean", how, SPLITS[split])
+    recovers = how.startswith("alie") and split == "iid"  # in part, as the rate falls; at a constant one it does not
+    assert lost > (POINTS if recovers else 0.3)
 
 
 @pytest.mark.parametrize("split", SPLITS)

@@ -97,7 +97,7 @@ def against_sort(n: int, d: int, floor: float) -> Iterator[dict[str, Any]]:
     """Coordinate-wise rules against the trimmed mean by torch.sort, from the same list of rows, as libraries do it."""
     data = updates(n, d)
     times = paired(
-        {"sort": lambda: torch.stack(data).sort(0).values[2:-2].mean(0)} | {s: step(s, data) for s in SORTED}, rounds=2
+        {"sort": lambda: torch.stack(data).sort(0).values[2:-2].mean(0)} | {s: step(s, data) for s in SORTED}, rounds=3
     )
     for spec in SORTED:
         yield row(

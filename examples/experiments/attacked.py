@@ -81,7 +81,9 @@ class Fleet:
         self._layout = read_manifest([["all", [start.numel()], "float32", "parameter"]])
         hostile = F if how else 0
         quorum = {"quorum": N - F - 3 + hostile} if rule == "mean" else {}
-        config = RunConfig(aggregation=rule, workers=N - F + hostile, local_steps=args.local_steps, **quorum)
+        config = RunConfig(
+            aggregation=rule, workers=N - F + hostile, local_steps=args.local_steps, weight="constant", **quorum
+        )
         self.coordinator = Coordinator(config, "attacked")
         speeds = [*itertools.islice(itertools.cycle(SPEEDS), N - F), *[FAST] * hostile]
         self.workers = [Worker(i, s, how if i >= N - F else None, start, args) for i, s in enumerate(speeds)]

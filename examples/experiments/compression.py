@@ -92,6 +92,7 @@ def run(name: str, data: TextData, args: argparse.Namespace) -> dict[str, object
     began = time.monotonic()
     upload, download = VARIANTS[name]
     config = RunConfig(
+        weight="constant",
         local_steps=args.local_steps,
         compression=upload,
         download_compression=download,

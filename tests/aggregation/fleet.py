@@ -84,7 +84,9 @@ class Fleet:
         honest, hostile = split(N - F, concentration), [poisoned(data()[0], how)] * F if how else []
         workers = len(honest) + len(hostile)
         config = {"aggregation": rule, "workers": workers, "local_steps": STEPS, "outer": "sgd(lr=1.0)"} | config
-        self.coordinator = Coordinator(RunConfig(**config), "fleet", Private(secret=5, validation=trusted_round))
+        self.coordinator = Coordinator(
+            RunConfig(**{"weight": "constant", **config}), "fleet", Private(secret=5, validation=trusted_round)
+        )
         made = upload_codec(self.coordinator.run.config.compression)
         self.download = download_codec(self.coordinator.run.config.download_compression, made)
         speeds = [*itertools.islice(itertools.cycle(SPEEDS), len(honest)), *[FAST] * len(hostile)]

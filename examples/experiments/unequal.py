@@ -109,9 +109,8 @@ def alone(task: Tokens, batch_size: int, steps: int, seed: int) -> float:
 def scenario(run: dict[str, Any], steps: int, seed: int) -> Scenario:
     """Three workers beside the server; what they send is never in their way."""
     workers = {"speeds": SPEEDS, "link": {"up_mbps": 1000, "down_mbps": 1000, "latency_ms": 0.5}}
-    return scenario_of(
-        {"run": {"total_steps": steps, **run}, "workers": [workers], "seed": seed, "evaluations": 1, "step_s": 0.25}
-    )
+    run = {"total_steps": steps, "weight": "constant", **run}
+    return scenario_of({"run": run, "workers": [workers], "seed": seed, "evaluations": 1, "step_s": 0.25})
 
 
 def row(name: str, size: Size, steps: int, seed: int) -> dict[str, Any]:

@@ -46,11 +46,11 @@ class AsyncWANHooks(RoundHooks, CheckpointHooks):
         local_steps: optimizer steps in a round; default 16, in gradient mode 1.
         compression: codec of what workers send: "none", "fp16", "int8", "topk", "auto", a spec, or a codec. One that
             leaves numbers out gets error feedback around it.
-        download_compression: codec of what the server sends; by default exact where `compression` is, else top-k 5 %.
+        download_compression: codec of what the server sends; by default exact where `compression` is, else `either()`.
         aggregation: how updates become one: "mean", "trimmed_mean(f=2)", ...
         outer: the server's optimizer for updates: "sgd(lr=1.0)", "nesterov(lr=0.7, momentum=0.9)", "heloco", ...
         staleness: which updates are too old: a number of versions, "adaptive", or another policy.
-        weight: how an update's weight falls with its staleness: "constant", "polynomial(a=0.5)", ...
+        weight: how an update's weight falls with its staleness: "polynomial(a=0.5)" (the default), "constant", ...
         quorum: distinct workers whose updates make a step; "all" waits for every live worker. By default 1, and with a
             robust rule enough of them that two thirds of the expected workers are in every step.
         mode: "sync" is short for staleness=0, quorum="all": each step is made of everybody's round from the last one.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -34,6 +35,8 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],  # of the machine, not of the strategy
 )
 settings.load_profile("here")
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # of a shell's background job; our children would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_async.errors import ConfigError
+from lightning_async.persistence.files import force
 
 if TYPE_CHECKING:
     from lightning_async.server.private import Private, Validation
@@ -63,16 +64,22 @@ def imported(text: str) -> Validation:
 
 
 def _kept(path: Path) -> dict[str, Any]:
+    """What is in `path`, made the first time: whole or not at all, whenever this process dies."""
+    if path.exists():
+        return _read(path)
+    made = {"secret": secrets.randbits(62), "token": secrets.token_urlsafe(24)}
+    aside = path.with_suffix(".new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return _read(path)
+        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(made, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+        force(path.parent)
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}") from error
-    made = {"secret": secrets.randbits(62), "token": secrets.token_urlsafe(24)}
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump(made, file)
     return made
 
 

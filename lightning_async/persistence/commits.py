@@ -43,13 +43,17 @@ class Commits:
 
     def submit(self, record: Record) -> None:
         """Have `record` written; it is durable once `durable` has reached its number. Raises what broke the thread."""
-        if self._failed is not None:
-            raise RuntimeError("the journal's thread has failed") from self._failed
+        self.check()
         with self._changed:
             self._waiting.append(record)
             self._waiting_bytes += record.bytes
             self.submitted = record.number
             self._changed.notify_all()
+
+    def check(self) -> None:
+        """Raise what broke the thread, if anything did."""
+        if self._failed is not None:
+            raise RuntimeError("the journal's thread has failed") from self._failed
 
     @property
     def has_room(self) -> bool:
@@ -109,11 +113,19 @@ class Commits:
             if group:
                 self._journal.append(group)
                 self._settle(group)
-            if forget:
-                self._journal.prune(forget)
         except OSError as error:
+            self._forget = max(self._forget, forget)
             return self._pause(error)
+        if forget:
+            self._prune(forget)
         return True
+
+    def _prune(self, forget: int) -> None:
+        """What fails here costs room and nothing else, so it does not pause the run."""
+        try:
+            self._journal.prune(forget)
+        except OSError as error:
+            log.warning("the journal cannot be shortened: %s; tried again after the next snapshot", error)
 
     def _settle(self, group: list[Record]) -> None:
         with self._changed:

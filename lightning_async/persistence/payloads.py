@@ -60,7 +60,7 @@ class Payloads:
     def back_to(self, place: Place) -> int:
         """Cut off what lies behind `place`; how many bytes that were. Raises OSError."""
         self.close()
-        lost = 0
+        self.end, lost = place, 0
         for segment in self._segments():
             path, keep = self._path(segment), place.start if segment == place.segment else None
             if segment < place.segment:
@@ -70,10 +70,7 @@ class Payloads:
             if keep is None:
                 path.unlink()
             else:
-                self._file = FileIO(path, "r+")
-                self._file.truncate(min(size, keep))
-                self._file.seek(keep)
-        self.end = place
+                self._file = _cut(path, keep, min(size, keep))
         return lost
 
     def read(self, place: Place, size: int) -> bytes:
@@ -106,3 +103,16 @@ class Payloads:
 
     def _path(self, segment: int) -> Path:
         return self._folder / f"payload-{segment:012d}.bin"
+
+
+def _cut(path: Path, at: int, size: int) -> FileIO:
+    """The file at `path`, cut to `size` bytes and open at byte `at`. Raises OSError, and then nothing is open: what is
+    written next goes to a file of its own, never over what is here."""
+    file = FileIO(path, "r+")
+    try:
+        file.seek(at)
+        file.truncate(size)
+    except BaseException:
+        file.close()
+        raise
+    return file

@@ -39,7 +39,8 @@ class Recorder:
         return self.commits.has_room
 
     def wait(self, timeout_s: float) -> None:
-        """Until what was submitted is durable, or the time is over."""
+        """Until what was submitted is durable, or the time is over. Raises what broke the journal's thread."""
+        self.commits.check()
         self.commits.wait(self.submitted, timeout_s)
 
     def settle(self) -> None:
@@ -56,15 +57,15 @@ class Recorder:
         if isinstance(event, Tick):
             event = Tick(self.coordinator.silent(now))
         run = self.coordinator.run
-        watch = Watch(run, event)
+        watch, header = Watch(run, event), recording.header_of(event)
         try:
             actions = self.coordinator.handle(event, now)
         except Exception:
             if watch.changed(run, None):
-                self._record_event(event, now, watch.version, broke=True)
+                self._record_event(event, header, now, watch.version, broke=True)
             raise
         if watch.changed(run, actions):
-            self._record_event(event, now, watch.version)
+            self._record_event(event, header, now, watch.version)
         return actions
 
     def stop(self, why: str, now: float) -> list[Action]:
@@ -81,12 +82,12 @@ class Recorder:
         self._record(recording.PARDON, now, {"worker": worker}, version)
         return actions
 
-    def _record_event(self, event: Event, now: float, version: int, broke: bool = False) -> None:
+    def _record_event(self, event: Event, header: bytes, now: float, version: int, broke: bool = False) -> None:
         if isinstance(event, Received) and isinstance(event.envelope.message, Pardon):
             self._record(recording.PARDON, now, {"worker": event.envelope.message.worker}, version)  # not its token
         elif isinstance(event, Received):
             after = recording.after(self.coordinator.run, version) | ({"values": {"broke": True}} if broke else {})
-            self._submit(recording.message_record(self.submitted + 1, event, now, after))
+            self._submit(recording.message_record(self.submitted + 1, event, header, now, after))
         elif isinstance(event, Tick):
             self._record(recording.TICK, now, {"silent": list(event.silent or ()), "broke": broke}, version)
 

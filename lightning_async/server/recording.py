@@ -92,10 +92,18 @@ def _times(run: Run) -> tuple[float | None, ...]:
     return () if run.stepper is None else tuple(buffer.complete_at for buffer in run.stepper.waiting)
 
 
-def message_record(number: int, event: Received, now: float, after: Mapping[str, Any]) -> Record:
-    """The record of a message that was handled at `now`."""
+def header_of(event: Event) -> bytes:
+    """The header of a message that may have to be recorded, empty for anything else. Raises CallerError for one that
+    cannot be: it has to be made before the message changes anything."""
+    if not isinstance(event, Received) or not isinstance(event.envelope.message, CHANGING):
+        return b""
     _, header, *_ = pack(event.envelope, sums=[0] * len(event.envelope.payload))  # the journal has sums of its own
-    head = {"now": now, "peer": event.peer, "wire": bytes(header), **after}
+    return bytes(header)
+
+
+def message_record(number: int, event: Received, header: bytes, now: float, after: Mapping[str, Any]) -> Record:
+    """The record of a message that was handled at `now`."""
+    head = {"now": now, "peer": event.peer, "wire": header, **after}
     return Record(number, MESSAGE, msgpack.packb(head), event.envelope.payload)
 
 

@@ -64,7 +64,7 @@ class Service:
             recorder.commits.told = self.wake
         self._paused_s = 0.0  # while the journal took nothing: no time at all for the coordinator
         self._next_tick = 0.0
-        self._stopped = False
+        self._stopped = self._releasing = False
         self._pardons: deque[tuple[str, Future[None]]] = deque()
         self.damaged = 0  # messages that could not be read
         self.failures = 0  # exceptions in the coordinator, each a bug
@@ -205,8 +205,14 @@ class Service:
         self._release()
 
     def _release(self) -> None:
-        while self._held and (self._recorder is None or self._held[0][0] <= self._recorder.durable):
-            self._do(self._held.popleft()[1])
+        if self._releasing:
+            return  # what an action leads to is done after the others, by the loop further out
+        self._releasing = True
+        try:
+            while self._held and (self._recorder is None or self._held[0][0] <= self._recorder.durable):
+                self._do(self._held.popleft()[1])
+        finally:
+            self._releasing = False
 
     def _do(self, actions: Sequence[Action]) -> None:
         for action in actions:

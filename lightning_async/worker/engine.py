@@ -60,8 +60,7 @@ class Engine:
         self.address, self.module, self.optimizers = address, module, list(optimizers)
         self.identity = identity or Identity()
         self.name, self.shared = self.identity.full_name, shared_tensors(module)
-        self.replica = Replica(self.shared)
-        self._guard = Guard(module, self.shared)
+        self.replica, self._guard = Replica(self.shared), Guard(module, self.shared)
         self.config, self.workers, self.armed = RunConfig(), 1, False
         self.tamper: Callable[[torch.Tensor], torch.Tensor] = lambda update: update  # see tampering.py
         self._claims, self._give_up = dict(claims or {}), give_up
@@ -73,8 +72,8 @@ class Engine:
         self._courier = Courier(self._make_link, self.shared.layout, world)
 
     def __repr__(self) -> str:
-        done = f"{self._round.length} steps | {'armed' if self.armed else 'idle'}"
-        return f"<Worker {self.name} of {self.address} | v{self.replica.version} | {done}>"
+        done = f"v{self.replica.version} | {self._round.length} steps | {'armed' if self.armed else 'idle'}"
+        return f"<Worker {self.name} of {self.address} | {done}>"
 
     def start(self) -> None:
         """Join the run and take its parameters; the first worker of a run gives it its own.
@@ -269,8 +268,9 @@ class Engine:
         for outcome in outcomes:
             self._settle(outcome)
         for arrival in arrivals:
-            self.replica.merge(arrival, progressed=self._round.length > 0)
-            self._round.base = arrival.version if self._round.base is None else self._round.base
+            progressed = self._round.length > 0 or self.replica.owes  # what comes under it makes it no younger
+            self.replica.merge(arrival, progressed)
+            self._round.base = self._round.base if progressed and self._round.base is not None else arrival.version
             if arrival.digest >= 0 and arrival.digest != self.replica.digest():
                 log.error("version %d here differs from the published one; taking a snapshot", arrival.version)
                 self._courier.forget()

@@ -58,6 +58,24 @@ def test_the_owners_file_is_made_once_and_is_for_the_owner_alone(tmp_path: Path)
     assert private_of(None, None).secret != private_of(None, None).secret
 
 
+def test_a_server_killed_while_it_makes_the_file_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(*args: object, **named: object) -> None:
+        raise Killed
+
+    for moment in ("json.dump", "os.fsync", "os.replace"):
+        with monkeypatch.context() as dying:
+            dying.setattr(moment, killed)
+            with pytest.raises(Killed):
+                private_of(tmp_path, None)
+        assert not (tmp_path / "owner.json").exists()
+    assert private_of(tmp_path, None) == private_of(tmp_path, None)
+
+
 def test_an_owners_file_that_cannot_be_read_is_said(tmp_path: Path) -> None:
     (tmp_path / FILE).write_text("{}")
     with pytest.raises(ConfigError, match="remove it to get a new one"):

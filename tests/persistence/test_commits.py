@@ -21,6 +21,7 @@ class Slow:
         self.pruned: list[int] = []
         self.gate = threading.Semaphore(0)
         self.trouble: BaseException | None = None
+        self.unprunable: OSError | None = None
         self.closed = False
 
     def append(self, records: Sequence[Record]) -> None:
@@ -32,6 +33,8 @@ class Slow:
 
     def prune(self, up_to: int) -> None:
         self.pruned.append(up_to)
+        if self.unprunable is not None:
+            raise self.unprunable
 
     def close(self) -> None:
         self.closed = True
@@ -144,4 +147,31 @@ def test_more_than_the_bound_waits_for_room(monkeypatch: pytest.MonkeyPatch) -> 
     disk.gate.release(3)
     assert one.wait(3, ENOUGH_S)
     assert one.has_room
+    one.close()
+
+
+def test_a_journal_that_cannot_be_shortened_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    disk = Slow()
+    disk.unprunable = OSError(28, "No space left on device")
+    one = made(disk)
+    one.prune(1)
+    eventually(lambda: "cannot be shortened" in caplog.text)
+    assert one.has_room
+    disk.gate.release()
+    one.submit(record(1))
+    assert one.wait(1, ENOUGH_S)
+    one.close()
+
+
+def test_a_prune_that_came_with_a_group_that_failed_is_not_forgotten() -> None:
+    disk = Slow()
+    disk.trouble = OSError(28, "No space left on device")
+    one = made(disk)
+    one.submit(record(1))
+    one.prune(1)
+    disk.gate.release(100)
+    eventually(lambda: one.trouble)
+    disk.trouble = None
+    eventually(lambda: disk.pruned)
+    assert (one.durable, disk.pruned) == (1, [1])
     one.close()

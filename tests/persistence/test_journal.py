@@ -304,6 +304,26 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
     one.close()
 
 
+def test_a_file_that_cannot_be_cut_is_never_written_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stuck(payloads.FileIO):
+        def truncate(self, size: int | None = None) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    store = Payloads(tmp_path)
+    kept = store.write(1, [b"acknowledged"])
+    end = store.end
+    store.write(2, [b"under way"])
+    monkeypatch.setattr(payloads, "FileIO", Stuck)
+    with pytest.raises(OSError, match="No space"):
+        store.back_to(end)
+    monkeypatch.undo()
+    again = store.write(2, [b"the second try"])
+    store.sync()
+    assert store.read(kept, 12) == b"acknowledged"
+    assert store.read(again, 14) == b"the second try"
+    store.close()
+
+
 def test_a_full_database_is_a_full_disk(tmp_path: Path) -> None:
     one = open_journal(tmp_path)
     one._connection.execute("pragma max_page_count = 4")

@@ -22,6 +22,7 @@ from lightning_async.persistence import JournalError, SnapshotError, commits, jo
 from lightning_async.persistence.snapshot import MANIFEST
 from lightning_async.persistence.snapshot import TENSORS as TENSORS_FILE
 from lightning_async.server import Keeper, Service
+from lightning_async.server.actions import Send
 from lightning_async.server.recovery import recorded
 from lightning_async.server.store import Store
 from lightning_async.transport import memory
@@ -105,6 +106,20 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     yield made
     for one in served:
         one.close()
+
+
+def test_many_answers_that_find_nobody_are_no_recursion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Server(tmp_path / "state")
+    told: list[bytes] = []
+    monkeypatch.setattr(server.listener, "send", lambda peer, frames: bool(told.append(peer)))  # nobody is there
+    monkeypatch.setattr(type(server.recorder), "durable", property(lambda recorder: -1))
+    for _ in range(2000):
+        server.service._perform([Send(b"gone", Envelope(1, m.Ack(version=0)), None)])
+    monkeypatch.undo()
+    monkeypatch.setattr(server.listener, "send", lambda peer, frames: bool(told.append(peer)))
+    server.service._release()
+    assert len(told) == 2000
+    server.service.close()
 
 
 def test_no_answer_leaves_before_what_it_tells_of_is_durable(serve: Callable[..., Server]) -> None:

@@ -14,7 +14,7 @@ from test_gradient import OPTIMIZERS, Local, submit
 
 from lightning_async.codecs import none
 from lightning_async.config import RunConfig
-from lightning_async.errors import ConfigError
+from lightning_async.errors import CallerError, ConfigError
 from lightning_async.layout import read_manifest
 from lightning_async.persistence import JournalError, Record, Snapshot
 from lightning_async.server import Coordinator, coordinator, live, memory, recording, recovery, sharing
@@ -273,6 +273,19 @@ def test_questions_beats_and_strangers_leave_no_record() -> None:
     first = room.push("a", torch.ones(8))
     assert room.push("a", torch.ones(8), seq=1, base=0) == first
     assert room.tape.submitted == before + 1, "a repeated push is recorded once"
+
+
+def test_what_cannot_be_recorded_changes_nothing() -> None:
+    room = Taped().begin("a")
+    assert isinstance(room, Taped)
+    before = room.tape.submitted
+    host = {str(i): [0.5] * 65_000 for i in range(8)}  # fits as it came, in single precision, and not as it is written
+    with pytest.raises(CallerError, match="header"):
+        room.hello("hostile", host=host)
+    assert room.run.members.named("hostile") is None
+    assert room.tape.submitted == before
+    room.push("a", torch.ones(8))
+    check(room)
 
 
 def test_a_tick_that_found_somebody_silent_is_recorded_with_the_name() -> None:

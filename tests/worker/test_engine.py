@@ -41,6 +41,21 @@ def test_a_rounds_numbers_are_told() -> None:
         assert a.engine.replica.pending == ()
 
 
+def test_a_round_after_an_align_is_as_young_as_what_it_starts_from() -> None:
+    with run("a", local_steps=2) as (server, a), contextlib.closing(Worker(server.address, "b")) as b:
+        a.step(0)
+        a.step(1)
+        for step in range(6):
+            b.step(step)
+        b.engine.flush()
+        a.engine.align()
+        a.engine.release()
+        a.step(2)
+        a.step(3)
+        a.engine.flush()
+        assert server.coordinator.run.members.named("a").staleness.counts == {0: 2}
+
+
 def test_the_mean_of_a_rounds_losses_is_told() -> None:
     seen: list[Any] = []
     with run("a", local_steps=2) as (server, a):

@@ -48,10 +48,12 @@ def pytest_of(folder: Path, tests: str) -> str:
     rules = (HERE / "conftest.py").read_text()
     assert "GRACE_S = 30.0" in rules
     (folder / "conftest.py").write_text(rules.replace("GRACE_S = 30.0", "GRACE_S = 0.1"))
-    (folder / "children.py").write_text((HERE / "children.py").read_text())
+    for beside in ("children.py", "eventually.py"):
+        (folder / beside).write_text((HERE / beside).read_text())
     (folder / "test_made.py").write_text(tests)
     command = [sys.executable, "-m", "pytest", "-q", "-rE", "-W", "error", "-p", "no:cacheprovider", "--rootdir", "."]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240, check=False).stdout
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240, check=False)
+    return done.stdout + done.stderr
 
 
 def test_a_test_that_leaves_something_behind_fails(tmp_path):

@@ -1,12 +1,14 @@
 """What holds for every test: one torch thread, and nothing left behind.
 
-A test that ends with a thread, a socket or another file descriptor, a child process or an environment variable that it
-did not find fails. What is being shut down gets a moment; what a fixture of a wider scope holds was there before.
+A test that ends with a thread, a socket or another file descriptor, a child process, a place in the memory transport, a
+level of logging or an environment variable that it did not find fails. What is being shut down gets a moment; what a
+fixture of a wider scope holds was there before.
 """
 
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import signal
 import threading
@@ -22,6 +24,7 @@ from hypothesis import HealthCheck, settings
 
 GRACE_S = 30.0  # for threads and sockets that are on their way out, on a machine that is busy
 PROC = Path("/proc/self")
+OURS = ("root", "lightning_async")  # loggers
 OF_LIBRARIES = ("PYTEST_", "KMP_", "OMP_", "TORCH", "CUDA_", "NUMBA_", "TOKENIZERS_", "TRITON_")  # set on import
 OF_MULTIPROCESSING = ("resource_tracker", "forkserver")  # helper processes that live as long as the interpreter
 
@@ -160,9 +163,24 @@ def _command(pid: str) -> str | None:
     return None if any(name in command for name in OF_MULTIPROCESSING) else command[:100] or "ended, not waited for"
 
 
+def _levels() -> set[str]:
+    """What is logged; a test that changes it makes later ones miss what they look for."""
+    loggers = [logging.root, *logging.root.manager.loggerDict.values()]
+    ours = [one for one in loggers if isinstance(one, logging.Logger) and one.name.startswith(OURS) and one.level]
+    return {f"of {one.name}: {one.level}" for one in ours} | {f"of nobody: {logging.root.manager.disable}"}
+
+
+def _places() -> set[str]:
+    from lightning_async.transport import memory
+
+    return set(memory._exchanges)
+
+
 LOOKS: dict[str, Callable[[], set[str]]] = {
     "thread": _threads,
     "ZeroMQ thread": _sockets_threads,
     "descriptor": _descriptors,
     "child process": _children,
+    "level of logging": _levels,
+    "memory://": _places,
 }

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,9 +40,9 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     torch.set_num_threads(1)
-    logging.getLogger("lightning_async").setLevel(logging.ERROR)  # refusals are in the table
     changes = [*args.changes, *([] if args.seed is None else [f"seed={args.seed}"])]
-    result = simulate(read_scenario(args.scenario, changes))
+    with _only_errors_logged():
+        result = simulate(read_scenario(args.scenario, changes))
     print(json.dumps(result.as_dict()) if args.json else text(result))
     if args.plots is not None:
         from lightning_async.simulation.plots import plot
@@ -48,6 +50,18 @@ def run(args: argparse.Namespace) -> int:
         for path in plot(result, args.plots):
             print(path)
     return 0
+
+
+@contextlib.contextmanager
+def _only_errors_logged() -> Iterator[None]:
+    """Refusals are in the table."""
+    log = logging.getLogger("lightning_async")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def text(result: Result) -> str:

@@ -119,7 +119,7 @@ def test_many_answers_that_find_nobody_are_no_recursion(tmp_path: Path, monkeypa
     monkeypatch.setattr(server.listener, "send", lambda peer, frames: bool(told.append(peer)))
     server.service._release()
     assert len(told) == 2000
-    server.service.close()
+    server.close()
 
 
 def test_no_answer_leaves_before_what_it_tells_of_is_durable(serve: Callable[..., Server]) -> None:

@@ -74,8 +74,7 @@ def _kept(path: Path) -> dict[str, Any]:
         descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             json.dump(made, file)
-            file.flush()
-            os.fsync(file.fileno())
+        force(aside)
         os.replace(aside, path)
         force(path.parent)
     except OSError as error:

@@ -14,7 +14,6 @@ from typing import Any, Literal
 from lightning_async.errors import ConfigError
 
 Submit = Literal["update", "gradient"]
-ROUNDS_IN_ONE = 20  # an update holds its own round, and refused ones whose progress goes with it
 MODES: dict[str, dict[str, tuple[Any, ...]]] = {  # mode -> what it sets: the value, and other ways to write it
     "async": {},
     "sync": {"staleness": ("fixed(bound=0)", "fixed(0)", "0", 0), "quorum": ("all",)},
@@ -29,7 +28,8 @@ class RunConfig:
     Args:
         submit: what a worker sends. "update": base minus local parameters after a round of `local_steps` of its own
             optimizer. "gradient": the gradient of every optimizer step; the server's copy of that optimizer steps.
-        local_steps: optimizer steps in a round (H). Gradient mode needs 1.
+        local_steps: optimizer steps in a round (H). "auto" fits each worker's rounds to its speed and link, see
+            scheduling/rounds.py; "auto(steps=16, most=128, staleness=1.5)" is the same. Gradient mode needs 1.
         compression: codec of what workers send, e.g. "none", "fp16", "topk", "auto". A codec that leaves numbers out
             gets error feedback around it: "topk(density=0.02)" means "error_feedback(topk(density=0.02))".
         download_compression: codec of the parameter deltas that the server sends, without error feedback, which the
@@ -41,7 +41,8 @@ class RunConfig:
             learned worse (docs/log.md).
         quorum: distinct workers whose updates make a step; "all" means every live worker. None: 1 for "mean"; for a
             robust rule two thirds of `workers` and one, n - floor((n - 1) / 3), or what the rule needs, if more.
-        grace_s: once the quorum is there, how long to wait for more workers, seconds.
+        grace_s: once the quorum is there, how long to wait for more workers, seconds; "auto": while one is expected
+            soon enough that nobody notices the wait, see server/grace.py.
         barrier_s: with quorum "all", how long a step waits for a worker, from the begin of its round, seconds. None:
             four times its usual round, at least `patience_s`.
         quarantine_below: a worker whose reputation (0 to 1) falls below this is excluded for a time; needs a
@@ -56,7 +57,7 @@ class RunConfig:
     """
 
     submit: Submit = "update"
-    local_steps: int = 16
+    local_steps: int | str = 16
     compression: str = "none"
     download_compression: str | None = None
     aggregation: str = "mean"
@@ -64,7 +65,7 @@ class RunConfig:
     staleness: str = "fixed(bound=50)"
     weight: str = "polynomial(a=0.5)"
     quorum: int | Literal["all"] | None = None
-    grace_s: float = 0.0
+    grace_s: float | Literal["auto"] = 0.0
     barrier_s: float | None = None
     quarantine_below: float | None = None
     workers: int = 1
@@ -80,7 +81,8 @@ class RunConfig:
             ruled = value is None and name == "download_compression"
             _require(ruled or isinstance(value, str), name, value, 'a spec such as "mean"')
         _require(self.submit in ("update", "gradient"), "submit", self.submit, '"update" or "gradient"')
-        _require(_whole(self.local_steps, 1), "local_steps", self.local_steps, "an integer >= 1")
+        counted = isinstance(self.local_steps, str) or _whole(self.local_steps, 1)
+        _require(counted, "local_steps", self.local_steps, 'an integer >= 1, or "auto"')
         asked = self.quorum in ("all", None) or _whole(self.quorum, 1)
         _require(asked, "quorum", self.quorum, 'an integer >= 1, "all", or None')
         _require(_whole(self.workers, 1), "workers", self.workers, "an integer >= 1")
@@ -92,7 +94,8 @@ class RunConfig:
         )
         _require(_whole(self.seed, -(2**63)), "seed", self.seed, "an integer")
         _require(isinstance(self.follow, bool), "follow", self.follow, "True or False")
-        _require(0 <= self.grace_s < math.inf, "grace_s", self.grace_s, "seconds >= 0")
+        grace = self.grace_s
+        _require(grace == "auto" or 0 <= grace < math.inf, "grace_s", grace, 'seconds >= 0, or "auto"')
         wait = self.barrier_s
         _require(wait is None or 0 < wait < math.inf, "barrier_s", wait, "finite seconds > 0, or None")
         share = self.quarantine_below
@@ -100,12 +103,7 @@ class RunConfig:
         more = f"finite seconds, more than beat_s={self.beat_s}, itself more than 0"
         _require(0 < self.beat_s < self.patience_s < math.inf, "patience_s", self.patience_s, more)
         if self.submit == "gradient" and self.local_steps != 1:
-            raise ConfigError(f'submit="gradient" sends every step: got local_steps={self.local_steps}, expected 1')
-
-    @property
-    def most_steps(self) -> int:
-        """Local optimizer steps that one update may claim: more than an honest worker's round explains end no run."""
-        return ROUNDS_IN_ONE * self.local_steps
+            raise ConfigError(f'submit="gradient" sends every step: got local_steps={self.local_steps!r}, expected 1')
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values only: what Welcome carries and a snapshot stores."""

@@ -51,10 +51,10 @@ def check_place(push: Push, member: Member, version: int, bound: float, digest: 
     return None
 
 
-def check_claims(push: Push, config: RunConfig, groups: int, tensors: int) -> Refusal | None:
+def check_claims(push: Push, config: RunConfig, most_steps: int, groups: int, tensors: int) -> Refusal | None:
     """Whether the small numbers of a push are in range and belong to this kind of run."""
-    if push.steps > config.most_steps:
-        text = f"{push.steps} steps in one update; rounds of {config.local_steps} explain {config.most_steps} at most"
+    if push.steps > most_steps:
+        text = f"{push.steps} steps in one update; local_steps={config.local_steps!r} explains {most_steps} at most"
         return Refusal(Reason.LIMIT, text)
     if not (push.samples >= 1 and push.steps >= 1 and 0 <= push.group < groups):
         claim = f"samples={push.samples}, steps={push.steps}, group={push.group}"

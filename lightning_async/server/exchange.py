@@ -7,7 +7,7 @@ from dataclasses import replace
 from lightning_async.codecs import bind
 from lightning_async.errors import ConfigError, PayloadError
 from lightning_async.layout import difference
-from lightning_async.server import admission, pacing
+from lightning_async.server import admission, pacing, sizing
 from lightning_async.server.actions import Limit
 from lightning_async.server.admission import Refusal
 from lightning_async.server.buffer import Slot
@@ -136,6 +136,7 @@ def push(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m.
     receipt = member.receipts.get(push.seq)
     if receipt is None:
         receipt = decide(run, push, read_update(run, member, push, envelope.payload))
+        receipt = replace(receipt, round_steps=sizing.next_round(run, member, push))
         member.last_seq = max(member.last_seq, push.seq)
         member.keep(receipt)  # before anything that may break: who is told of a failure asks again, and gets this one
         tell(run, member, push, receipt, envelope.payload)
@@ -176,7 +177,9 @@ def read_update(run: Run, member: Member, push: m.Push, payload: tuple[Frame, ..
     refusal = check_standing(member) or admission.check_place(
         push, member, run.version, pacing.bound(run, member), run.layout.digest
     )
-    refusal = refusal or admission.check_claims(push, run.config, run.stepper.groups, len(run.layout.parameters))
+    refusal = refusal or admission.check_claims(
+        push, run.config, run.rules.sizing.most_claimed, run.stepper.groups, len(run.layout.parameters)
+    )
     refusal = refusal or run.stepper.check_hyper(push.group, push.hyper)
     if refusal is not None:
         return refusal

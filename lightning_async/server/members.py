@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lightning_async.layout import Layout
+from lightning_async.scheduling import Speed
 from lightning_async.server.reputation import Reputation
 from lightning_async.staleness import Pace
 from lightning_async.telemetry import Ewma, Histogram
@@ -49,6 +50,8 @@ class Member:
     staleness: Histogram = field(default_factory=Histogram)
     round_s: Ewma = field(default_factory=Ewma)  # as the worker says
     pace: Pace = field(default_factory=Pace)  # as the server sees
+    speed: Speed = field(default_factory=Speed)  # as the worker says
+    round_steps: int = 0  # of its next rounds, where they are fitted to each worker; 0 before its first update
     loss: float | None = None
     hyper: dict[int, list[Any]] = field(default_factory=dict)
     sent_bytes: int = 0  # as the worker counts at its own socket

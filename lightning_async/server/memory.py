@@ -19,7 +19,7 @@ from torch import Tensor
 from lightning_async.config import RunConfig
 from lightning_async.errors import ConfigError
 from lightning_async.layout import read_manifest
-from lightning_async.scheduling import Stream
+from lightning_async.scheduling import Speed, Stream
 from lightning_async.server.members import Member
 from lightning_async.server.reputation import Reputation
 from lightning_async.server.run import Run
@@ -35,7 +35,7 @@ FREE = frozenset(
 )
 WHO = ("instance", "role", "group", "rank")
 COUNTS = ("last_seq", "included", "accepted", "steps", "samples", "last_samples", "sent_bytes", "received_bytes")
-NUMBERS = (*WHO, *COUNTS, "loss", "codec", "barred", "barred_until")
+NUMBERS = (*WHO, *COUNTS, "loss", "codec", "round_steps", "barred", "barred_until")
 
 
 def dump(run: Run) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -101,6 +101,7 @@ def _member(member: Member, now: float) -> dict[str, Any]:
         "staleness": member.staleness.as_dict(),
         "round_s": member.round_s.value,
         "pace": member.pace.as_dict(),
+        "speed": member.speed.as_dict(),
         "reputation": member.reputation.as_dict(),
         "hyper": {str(group): copy.deepcopy(report) for group, report in member.hyper.items()},
         "receipts": [asdict(receipt) for receipt in member.receipts.values()],
@@ -114,6 +115,7 @@ def _read_member(name: str, values: Mapping[str, Any]) -> Member:
     member.before_s, member.refused = values["before_s"], Counter(values["refused"])
     member.staleness, member.round_s = _histogram(values["staleness"]), Ewma(values["round_s"])
     member.reputation, member.pace = Reputation.read(values["reputation"]), Pace.read(values["pace"]).away()
+    member.speed = Speed.read(values["speed"])
     member.hyper = {int(group): report for group, report in values["hyper"].items()}
     member.receipts = OrderedDict((row["seq"], Receipt(**row)) for row in values["receipts"])
     return member

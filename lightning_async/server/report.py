@@ -99,6 +99,8 @@ def _member(run: Run, member: Member, now: float) -> dict[str, Any]:
         "acceptance": _share(member.accepted, member.refused.total()),
         "late": member.pace.late,
         "round_s": member.round_s.value,
+        "round_steps": member.round_steps or run.rules.sizing.first,
+        **member.speed.as_dict(),
         "loss": member.loss,
         "codec": member.codec or run.config.compression,
         "reputation": member.reputation.as_dict(),

@@ -10,6 +10,7 @@ from lightning_async.codecs import Codec, download_codec, upload_codec
 from lightning_async.config import RunConfig
 from lightning_async.errors import ConfigError
 from lightning_async.outer import Outer, outer
+from lightning_async.scheduling import Sizing, sizing
 from lightning_async.server.private import NOTHING, Private
 from lightning_async.staleness import Policy, Weight, policy, product, weight
 
@@ -25,6 +26,7 @@ class Rules:
     outer: Outer
     policy: Policy
     weight: Weight
+    sizing: Sizing
     private: Private = NOTHING
 
     @property
@@ -54,6 +56,7 @@ def rules_of(config: RunConfig, private: Private = NOTHING) -> Rules:
         outer=outer(config.outer),
         policy=policy(config.staleness),
         weight=_weight(config, outer(config.outer)),
+        sizing=sizing(config.local_steps),
         private=private,
     )
     _check_quorum(config, rules)
@@ -131,6 +134,7 @@ def canonical(config: RunConfig) -> RunConfig:
     rules = rules_of(config)
     return replace(
         config,
+        local_steps=rules.sizing.spec,
         compression=rules.upload.spec,
         download_compression=rules.download.spec,
         aggregation=rules.spec,

@@ -23,6 +23,7 @@ from lightning_async.layout import Layout
 from lightning_async.outer import TorchOuter, Update, bind
 from lightning_async.server.admission import NORM_FACTOR, Refusal, check_norm, first_parameters
 from lightning_async.server.buffer import Buffer, Slot, mixed, union
+from lightning_async.server.grace import worth_waiting
 from lightning_async.server.judging import Judge
 from lightning_async.server.members import Member
 from lightning_async.server.norms import Norms
@@ -171,7 +172,14 @@ class Stepper:
         if len(here) < self.need(live) or (self._config.quorum == "all" and not everybody):
             return False
         waiting.complete_at = now if waiting.complete_at is None else waiting.complete_at
-        return everybody or now - waiting.complete_at >= self._config.grace_s
+        return everybody or not self._grace(waiting, [m for m in live if m.name in here], live, now)
+
+    def _grace(self, waiting: Buffer, here: Sequence[Member], live: Sequence[Member], now: float) -> bool:
+        """Whether a complete quorum still waits for more."""
+        grace = self._config.grace_s
+        if grace != "auto":
+            return waiting.complete_at is not None and now - waiting.complete_at < grace
+        return worth_waiting(here, [member for member in live if member not in here], now)
 
     def _aggregate(self, group: int, slots: Sequence[Slot], rows: Sequence[Row]) -> tuple[Update, Review]:
         """The aggregate, with the factor by which staleness shrinks the step (the mean of the weights of what was used)

@@ -43,7 +43,8 @@ class AsyncWANHooks(RoundHooks, CheckpointHooks):
             environment variable LIGHTNING_ASYNC_SERVER is used when this is None.
         submit: "update" sends what a round of local steps changed; "gradient" sends every gradient and lets the
             server run the optimizer that configure_optimizers made.
-        local_steps: optimizer steps in a round; default 16, in gradient mode 1.
+        local_steps: optimizer steps in a round; default 16, in gradient mode 1. "auto" fits each worker's rounds to its
+            speed and its link.
         compression: codec of what workers send: "none", "fp16", "int8", "topk", "auto", a spec, or a codec. One that
             leaves numbers out gets error feedback around it.
         download_compression: codec of what the server sends; by default exact where `compression` is, else `either()`.
@@ -71,7 +72,7 @@ class AsyncWANHooks(RoundHooks, CheckpointHooks):
         self,
         server: str | None = None,
         submit: Literal["update", "gradient"] | None = None,
-        local_steps: int | None = None,
+        local_steps: int | str | None = None,
         compression: str | dict[str, Any] | Codec | None = None,
         download_compression: str | dict[str, Any] | Codec | None = None,
         aggregation: str | dict[str, Any] | Aggregator | Filter | None = None,

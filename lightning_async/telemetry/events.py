@@ -87,6 +87,15 @@ class Dropped(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RoundSized(Event):
+    """The next rounds of `worker` have `after` optimizer steps instead of `before`."""
+
+    worker: str
+    before: int
+    after: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Late(Event):
     """A barrier goes on without `worker`, after this long; it waits for it again once it has sent an update."""
 

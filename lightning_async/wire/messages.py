@@ -71,6 +71,8 @@ class Push:
     samples: int = 1
     steps: int = 1  # local optimizer steps in the round
     round_s: float = 0.0
+    step_s: float = 0.0  # of a local step, waits not counted; 0 when it was not measured
+    exchange_s: float = 0.0  # from sending the last update to having the parameters after it; 0: not measured
     loss: float | None = None
     hyper: list[Any] = field(default_factory=list)  # gradient mode: per parameter group {name: [value, initial]}
     have: int | None = None  # version already held, when the Receipt is to bring what is newer
@@ -161,6 +163,7 @@ class Welcome:
     workers: int  # expected or live workers, whichever is more; sizes a worker's share of an epoch
     beat_s: float
     run_id: str = ""  # random, made when the run was born
+    round_steps: int = 0  # of your rounds, if you have been here before; 0: as configured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +185,7 @@ class Receipt:
     reason: str = ""
     detail: str = ""
     stop: bool = False  # the run is over: end training
+    round_steps: int = 0  # of your next rounds; 0: as configured
     news: dict[str, Any] | None = None  # the fields of a Params, for a Push that named what it has
 
 

@@ -61,6 +61,8 @@ class Courier:
         self._ended, self._lock = False, threading.Lock()
         self._uploads: Uploads | None = None
         self._waited_s = self._waited_before_s = 0.0  # by the main thread; until the last exchange
+        self._exchange_s = 0.0  # that the last one took
+        self._exchange_began: float | None = None
         self._link: Link | None = None
         self._downloads = Downloads(layout, self._pull, lambda: self._require_link().bytes_per_s.value, world.clock)
         self._traffic = Traffic()
@@ -129,6 +131,7 @@ class Courier:
         self._owe(2)
         compute_s = max(0.0, update.push.round_s - (self._waited_s - self._waited_before_s))
         self._waited_before_s = self._waited_s
+        update = update.measured(compute_s, self._exchange_s)
         self._post(lambda: self._push(update, wait_newer, compute_s))
 
     @property
@@ -210,6 +213,8 @@ class Courier:
     def _owe(self, answers: int) -> None:  # both threads do
         with self._lock:
             self._busy += answers
+            if self._busy == 0 and self._exchange_began is not None:
+                self._exchange_s, self._exchange_began = self._clock() - self._exchange_began, None
         self._notify()
 
     def _require_link(self) -> Link:
@@ -252,6 +257,7 @@ class Courier:
             self._outcomes.append(Outcome(update.push.seq, False, -1, reason, "NaN or infinity in the update"))
         else:
             sent_at, have = self._clock(), None if wait_newer else self._downloads.ride(self._answered)
+            self._exchange_began = None if wait_newer else sent_at  # a barrier's wait is no exchange
 
             def answered(reply: Reply, news: tuple[Frame, ...]) -> None:
                 self._on_receipt(reply, update, payload, self._clock() - sent_at, compute_s)

@@ -18,6 +18,7 @@ from lightning_async.config import RunConfig, read_config
 from lightning_async.errors import NetworkError, RefusedError, UnreachableError
 from lightning_async.layout import shared_tensors
 from lightning_async.outer import describe, hyper_of
+from lightning_async.scheduling import sizing
 from lightning_async.staleness import policy
 from lightning_async.transport.base import Frame, Traffic
 from lightning_async.wire.messages import Ack, Push, Reason, Reply, Request, Welcome
@@ -62,6 +63,7 @@ class Engine:
         self.name, self.shared = self.identity.full_name, shared_tensors(module)
         self.replica, self._guard = Replica(self.shared), Guard(module, self.shared)
         self.config, self.workers, self.armed = RunConfig(), 1, False
+        self.round_steps = self._most_claimed = 1
         self.tamper: Callable[[torch.Tensor], torch.Tensor] = lambda update: update  # see tampering.py
         self._claims, self._give_up = dict(claims or {}), give_up
         self._round, self._brief = Round(self.clock()), Brief()
@@ -86,6 +88,8 @@ class Engine:
         welcome = self._welcome
         self.config = read_config(welcome.config)
         self.workers, self._seq, self.found = welcome.workers, welcome.last_seq, welcome
+        sizes = sizing(self.config.local_steps)
+        self.round_steps, self._most_claimed = welcome.round_steps or sizes.first, sizes.most_claimed
         if self.config.submit == "gradient":
             names = {id(p): name for p, name in zip(self.shared.parameters, self.shared.names, strict=True)}
             self._records = [describe(optimizer, names) for optimizer in self.optimizers]
@@ -162,7 +166,7 @@ class Engine:
         """The user's optimizer number `optimizer` has made a step on the live model (update mode)."""
         self._courier.check()
         self._round.steps[optimizer] = self._round.steps.get(optimizer, 0) + 1
-        if self._round.length >= self.config.local_steps:
+        if self._round.length >= self.round_steps:
             self._send_round()
         elif self._courier.has_news:
             self._take_news()
@@ -219,9 +223,9 @@ class Engine:
         self._guard.check()
         if not self._finish() or not (self._round.length or self.replica.owes):
             return  # training is being stopped, or it stood on an update that was thrown away meanwhile
-        push = self._next_push(0, None, [])
+        own_steps, push = self._round.length, self._next_push(0, None, [])
         u = self.replica.update(push.seq)
-        self._exchange(Update(push, self.tamper(u), self.replica.live_buffers()))
+        self._exchange(Update(push, self.tamper(u), self.replica.live_buffers(), own_steps))
         if self.rigid:
             self._finish()
 
@@ -240,7 +244,7 @@ class Engine:
             group=group,
             present=present,
             samples=max(1, done.samples),
-            steps=min(max(1, done.length + done.again), self.config.most_steps),
+            steps=min(max(1, done.length + done.again), self._most_claimed),
             round_s=self.clock() - done.began,
             loss=done.mean_loss,
             hyper=hyper,
@@ -276,6 +280,8 @@ class Engine:
                 self._courier.forget()
 
     def _settle(self, outcome: Outcome | Forgotten) -> None:
+        if isinstance(outcome, Outcome) and outcome.round_steps:
+            self.round_steps = outcome.round_steps
         if isinstance(outcome, Forgotten):
             for seq in [seq for seq in self.replica.pending if outcome.after < seq <= outcome.last]:
                 self.replica.take_back(seq)

@@ -19,6 +19,12 @@ class Update:
     push: Push
     vector: Tensor
     buffers: Tensor
+    own_steps: int = 1  # made since the last update; push.steps counts those of refused ones too
+
+    def measured(self, compute_s: float, exchange_s: float) -> Update:
+        """With what its round and the exchange before it took, for a server that fits rounds to their workers."""
+        own = max(1, self.own_steps)
+        return replace(self, push=replace(self.push, step_s=compute_s / own, exchange_s=exchange_s))
 
     @property
     def buffer_bytes(self) -> Frame:
@@ -38,12 +44,13 @@ class Outcome:
     kept: bool = False
     steps: int = 1  # that were in it
     samples: int = 1
+    round_steps: int = 0  # of the next rounds; 0: as configured
 
     @classmethod
     def of(cls, receipt: Receipt, push: Push, kept: bool) -> Outcome:
         """What `receipt` says of `push`."""
         said = (receipt.seq, receipt.accepted, receipt.version, receipt.reason, receipt.detail)
-        return cls(*said, kept, push.steps, push.samples)
+        return cls(*said, kept, push.steps, push.samples, receipt.round_steps)
 
 
 def riding(push: Push, have: int | None) -> Push:

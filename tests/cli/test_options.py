@@ -53,7 +53,7 @@ def test_values_are_read_as_their_annotation_says(words: tuple[str, ...], expect
     assert read(*words) == expected
 
 
-@pytest.mark.parametrize("words", [("--quorum", "some"), ("--submit", "both"), ("--local-steps", "1.5")])
+@pytest.mark.parametrize("words", [("--quorum", "some"), ("--submit", "both"), ("--workers", "1.5")])
 def test_other_values_are_refused(words: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         read(*words)

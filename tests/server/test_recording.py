@@ -144,7 +144,13 @@ class Life:
             vector = torch.randn(8, generator=self.generator) * self.chance.choice([1.0, 1.0, 1.0, 1e6])
             buffers = torch.rand(4, generator=self.generator) if self.chance.random() < 0.7 else None
             self.room.push(
-                name, vector, buffers=buffers, samples=self.chance.randint(1, 40), base=self.room.run.version - late
+                name,
+                vector,
+                buffers=buffers,
+                samples=self.chance.randint(1, 40),
+                base=self.room.run.version - late,
+                step_s=self.chance.random(),
+                exchange_s=self.chance.random(),
             )
 
     def strange(self, name: str) -> None:
@@ -195,6 +201,7 @@ class Life:
 CONFIGS: list[dict[str, Any]] = [
     {"outer": "nesterov(lr=0.7, momentum=0.9)", "weight": "polynomial(a=0.5)", "staleness": "fixed(bound=2)"},
     {"quorum": "all", "grace_s": 1.0},
+    {"quorum": 2, "grace_s": "auto", "local_steps": "auto(steps=4)"},
     {"quorum": 3, "aggregation": "trimmed_mean(f=1)", "quarantine_below": 0.6, "grace_s": 0.5},
     {"quorum": 5, "aggregation": "krum(f=1)", "compression": "int8", "download_compression": "fp16"},
     {"quorum": 5, "aggregation": "pipeline(bucketing(s=2), median)", "download_compression": "topk(density=0.3)"},

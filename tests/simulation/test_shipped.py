@@ -13,7 +13,7 @@ STEPS = {
     "workers_64": 2048,
     "workers_1000": 4000,
     "churn": 2400,
-    "spread_100x": 4000,
+    "spread_100x": 12000,
     "liu_speeds": 1000,
     "byzantine": 4000,
 }
@@ -38,5 +38,8 @@ def test_it_runs(name, caplog):
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
     if name == "churn":
         assert result.total.lives > len(result.workers)
+    if name == "spread_100x":
+        assert result.total.acceptance >= 0.99
+        assert result.total.staleness_p99 <= 2 * len(result.workers)
     if name in ("wan_latency", "halos", "unreliable"):
         assert min(worker.utilisation for worker in result.workers) < 1.0

@@ -66,6 +66,32 @@ def test_work_and_staleness_follow_the_speeds():
     assert slow.staleness_mean == pytest.approx(3.0 / 0.3, abs=1.0)
 
 
+def test_rounds_that_are_fitted_to_their_workers_last_alike_and_are_never_very_stale():
+    """A hundredfold spread: with 8 steps for everybody the slowest is 800 rounds of the fastest behind."""
+    spread = {"speeds": [10.0, 3.0, 1.0, 0.1]}
+    run = {"total_steps": 8000, "staleness": "unbounded"}
+    same, fitted = (simulate(scene(spread, run={**run, "local_steps": n})) for n in (8, "auto(steps=8)"))
+    assert same.workers[-1].staleness_p99 > 10 * len(same.workers)
+    assert fitted.total.staleness_p99 <= 2 * len(fitted.workers)
+    assert fitted.total.acceptance >= 0.99
+    rounds = [worker.steps / worker.accepted for worker in fitted.workers]
+    assert rounds[0] > 5 * rounds[2] > 5 * rounds[3]
+    assert rounds[3] < 2.0
+
+
+def test_a_round_that_is_fitted_to_a_thin_line_hides_the_exchange():
+    """A step takes 1 s; 40,000 float32 numbers take 16 s up and as long down."""
+    thin = {"link": {**LINE, "up_mbps": 0.08, "down_mbps": 0.08}}
+    run = {"total_steps": 1500}
+    short, fitted = (
+        simulate(scene(thin, run={**run, "local_steps": n}, task="synthetic(d=40000)", seconds=2000.0))
+        for n in (4, "auto(steps=4)")
+    )
+    assert short.workers[0].utilisation < 0.25
+    assert fitted.workers[0].utilisation > 0.9
+    assert fitted.workers[0].steps / fitted.workers[0].accepted < 60, "and no longer than that takes"
+
+
 def test_synchronous_training_waits_for_the_slowest():
     run = {"total_steps": 240, "staleness": "fixed(bound=0)", "quorum": "all"}
     result = simulate(scene({"speeds": [2.0, 1.0, 0.5]}, run=run, step_jitter=0.0))

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from lightning_async.cli import pardon, plan, replay, resume, serve, simulate, status
+from lightning_async.cli import netem, pardon, plan, replay, resume, serve, simulate, status
 from lightning_async.errors import AsyncWANError, CallerError
 
 
@@ -30,6 +30,7 @@ COMMANDS: dict[str, Command] = {
     "replay": Command("replay a run's journal, as it was or as it might have been", replay.add, replay.run),
     "simulate": Command("simulate a run in virtual time", simulate.add, simulate.run),
     "plan": Command("recommend round length, codec and quorum", plan.add, plan.run),
+    "netem": Command("put a slow or bad line between two programs", netem.add, netem.run),
     "pardon": Command("end the quarantine of a worker, as the server's owner", pardon.add, pardon.run),
 }
 

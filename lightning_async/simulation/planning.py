@@ -20,7 +20,7 @@ import torch
 
 from lightning_async.codecs import download_codec, upload_codec
 from lightning_async.errors import ConfigError
-from lightning_async.simulation.network import MEGABIT, Link
+from lightning_async.links.link import MEGABIT, Link
 from lightning_async.simulation.scenario import Scenario, Trunk
 from lightning_async.simulation.tasks import task
 

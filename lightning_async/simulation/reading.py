@@ -12,6 +12,7 @@ import yaml
 
 from lightning_async.config import RunConfig, read_config
 from lightning_async.errors import ConfigError
+from lightning_async.links import Link, link
 from lightning_async.simulation.scenario import Scenario
 
 SHIPPED = Path(__file__).parent / "scenarios"
@@ -102,6 +103,8 @@ def _typed(hint: Any, value: Any, place: str) -> Any:
     if get_origin(hint) in (Union, types.UnionType):
         options = [option for option in get_args(hint) if option is not type(None)]
         return None if value is None else _typed(options[0], value, place)
+    if hint is Link and isinstance(value, str):
+        return _located(place, lambda: link(value))
     if is_dataclass(hint):
         return _object(hint if isinstance(hint, type) else type(hint), value, place)
     if get_origin(hint) is tuple:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from lightning_async.attacks import attack
 from lightning_async.config import RunConfig
-from lightning_async.simulation.network import Link, require
+from lightning_async.links.link import Link, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +62,7 @@ class Group:
         require(self.count >= 1 and all(0 < s < math.inf for s in self.each()), self, "count >= 1 and speeds > 0")
         times = [self.joins_s, *(t for t in (self.leaves_s, self.crashes_s) if t is not None)]
         require(min(times) >= 0, self, "times >= 0")
+        require(self.link.cuts is None, self.link, "a line without cuts: in a simulation `churn` breaks connections")
         if self.attack is not None:
             attack(self.attack)
 

@@ -14,11 +14,13 @@ import torch
 
 from lightning_async.errors import AsyncWANError
 from lightning_async.layout import shared_tensors, unflatten
+from lightning_async.links.link import MEGABIT, Link
+from lightning_async.links.pipe import Pipe
 from lightning_async.server import Coordinator, Service
 from lightning_async.server.service import TICK_S
 from lightning_async.simulation.clock import Clock
 from lightning_async.simulation.ends import Carrier, Gate, Line
-from lightning_async.simulation.network import MEGABIT, Link, Path, Pipe
+from lightning_async.simulation.network import Path
 from lightning_async.simulation.result import Point, Result, result_of
 from lightning_async.simulation.scenario import Place, Scenario
 from lightning_async.simulation.tasks import Task
@@ -54,8 +56,8 @@ class Simulation:
     def _pipes(self, link: Link) -> tuple[Pipe, Pipe]:
         """(up, down) of one end's own line; a brownout is one of both directions."""
         phase = 0.0 if link.brownout is None else float(self._rng.uniform(0.0, link.brownout.every_s))
-        up, down = (Pipe(link.bytes_per_s(way), link.brownout, phase) for way in ("up", "down"))
-        return up, down
+        out = link.brownout
+        return Pipe(link.bytes_per_s("up"), out, phase), Pipe(link.bytes_per_s("down"), out, phase)
 
     def _site(self, place: Place) -> tuple[list[Pipe], list[Pipe]]:
         trunk = place.group.trunk
@@ -71,8 +73,8 @@ class Simulation:
         return Line(
             self.clock,
             self._gate,
-            Path([up, *site_up, server_down], link, self._rng),
-            Path([down, *site_down, server_up], link, self._rng),
+            Path([up, *site_up, server_down], link, "up", self._rng),
+            Path([down, *site_down, server_up], link, "down", self._rng),
             carrier,
         )
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from lightning_async.errors import ConfigError
+from lightning_async.links import Link
 from lightning_async.simulation import scenario_of, simulate
-from lightning_async.simulation.network import Link
 from lightning_async.simulation.planning import CODECS, Demand, Machine, demand_in, predict, recommend
 
 D = 40_000

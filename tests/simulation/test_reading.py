@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from lightning_async.errors import ConfigError
+from lightning_async.links import PRESETS, Brownout, Link, link
 from lightning_async.simulation import read_scenario, scenario_of, shipped
-from lightning_async.simulation.network import Brownout, Link
 
 SMALL = {"seconds": 10.0, "workers": [{"count": 2}]}
 FAMILY = ["baseline", "wan_bandwidth", "wan_latency", "heterogeneous", "unreliable", "churn", "byzantine", "extreme"]
@@ -25,12 +25,18 @@ def test_a_shipped_scenario_is_whole(name):
 
 
 def test_values_become_objects():
-    link = {"up_mbps": 5, "brownout": {"every_s": 60, "lasts_s": 6}}
-    scenario = scenario_of({**SMALL, "workers": [{"name": "a", "speeds": [2, 1.0], "link": link}]})
+    line = {"up_mbps": 5, "brownout": {"every_s": 60, "lasts_s": 6}}
+    scenario = scenario_of({**SMALL, "workers": [{"name": "a", "speeds": [2, 1.0], "link": line}]})
     (group,) = scenario.workers
     assert group.speeds == (2.0, 1.0)
     assert group.link == Link(up_mbps=5.0, brownout=Brownout(every_s=60.0, lasts_s=6.0))
     assert [place.name for place in scenario.places()] == ["a-0", "a-1"]
+
+
+def test_a_line_may_go_by_its_name():
+    scenario = scenario_of({**SMALL, "workers": [{"link": "cellular(loss=0.02)"}], "server": "datacenter"})
+    assert scenario.workers[0].link == link("cellular(loss=0.02)")
+    assert scenario.server == PRESETS["datacenter"]
 
 
 def test_speeds_may_fall_in_equal_ratios():
@@ -52,6 +58,8 @@ def test_a_fast_attack_makes_its_worker_fast():
             "workers.0.link: got the key latncy_ms, expected some of:",
         ),
         ({**SMALL, "workers": [{"link": {"up_mbps": "fast"}}]}, "workers.0.link.up_mbps: got 'fast', expected float"),
+        ({**SMALL, "workers": [{"link": "pigeon"}]}, "workers.0.link: unknown link 'pigeon'"),
+        ({**SMALL, "workers": [{"link": "lan(cuts=cuts(every_s=9))"}]}, "expected a line without cuts"),
         ({**SMALL, "workers": [{"count": 0}]}, "workers.0: got Group"),
         ({**SMALL, "workers": [{"count": True}]}, "workers.0.count: got True, expected int"),
         ({**SMALL, "workers": {"count": 2}}, "workers: got {'count': 2}, expected a list"),

@@ -47,6 +47,6 @@ def drained(line: socket.socket) -> int:
     try:
         while part := line.recv(1 << 16):
             count += len(part)
-    except OSError:
+    except ConnectionError:
         pass
     return count

@@ -86,7 +86,7 @@ def host(
         if folder is None:
             coordinator = Coordinator(config, run, private, secrets.token_hex(16))
             return Hosted(Service(coordinator, listen(address, **options), sinks))
-        recorder = undo.enter_context(closing(_recorded(config, run, folder, private)))
+        recorder = undo.enter_context(closing(_recorded(config, run, folder, private, keep)))
         every = snapshot_every_versions or None
         keeper = Keeper(folder, snapshot_every_s, every_versions=every, commits=recorder.commits, prunes=not keep)
         service = Service(recorder.coordinator, listen(address, **options), sinks, keeper=keeper, recorder=recorder)
@@ -117,10 +117,10 @@ def _unusable(folder: Path, error: OSError) -> ConfigError:
     )
 
 
-def _recorded(config: RunConfig, run: str, folder: Path, private: Private) -> Recorder:
+def _recorded(config: RunConfig, run: str, folder: Path, private: Private, keeps: bool) -> Recorder:
     """The run whose state lies in `folder`, or a new one."""
     try:
-        recorder = recorded(config, run, folder, time.monotonic(), private, secrets.token_hex(16))
+        recorder = recorded(config, run, folder, time.monotonic(), private, secrets.token_hex(16), keeps=keeps)
     except OSError as error:
         raise _unusable(folder, error) from error
     found = recorder.coordinator.run

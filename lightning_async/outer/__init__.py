@@ -7,7 +7,7 @@ from lightning_async.outer.compensation import delay_compensated
 from lightning_async.outer.direction import heloco, look_ahead
 from lightning_async.outer.momentum import delayed_nesterov, nesterov, sgd
 from lightning_async.outer.table import OUTERS, outer
-from lightning_async.outer.torch_optim import ALLOWED, TorchOuter, describe, hyper_of
+from lightning_async.outer.torch_optim import ALLOWED, TorchOuter, describe, hyper_of, torch_outers
 
 __all__ = [
     "ALLOWED",
@@ -29,4 +29,5 @@ __all__ = [
     "outer",
     "sgd",
     "torch_optimizer",
+    "torch_outers",
 ]

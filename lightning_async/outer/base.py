@@ -55,7 +55,7 @@ class Outer:
 
         Raises PayloadError for an update that is not finite; nothing has changed then.
         """
-        if not (_finite(update.vector) and math.isfinite(update.scale)):
+        if not (all_finite(update.vector) and math.isfinite(update.scale)):
             raise PayloadError(f"{self.spec}: NaN or infinity in an update of {update.vector.numel()} numbers")
         return self.move(parameters, update, state)
 
@@ -67,7 +67,7 @@ class Outer:
             if own is None or (own.shape, own.dtype) != (value.shape, value.dtype):
                 kind = f"{tuple(value.shape)} {value.dtype}"
                 raise PayloadError(f"outer state {key[:80]!r} of {kind} does not fit {self.spec}")
-            if not _finite(value):
+            if not all_finite(value):
                 raise PayloadError(f"outer state {key!r} holds NaN or infinity")
         if state and len(state) < len(known):
             missing = ", ".join(sorted(known.keys() - state.keys()))
@@ -112,7 +112,8 @@ def check_from_zero(name: str, value: float) -> None:
         raise ConfigError(f"outer {name}: got {value!r}, expected a finite number >= 0")
 
 
-def _finite(vector: Tensor) -> bool:
+def all_finite(vector: Tensor) -> bool:
+    """Whether no number of it is NaN or infinite."""
     if not vector.numel():
         return True
     low, high = torch.aminmax(vector)  # one pass, no copy; a NaN anywhere is the result

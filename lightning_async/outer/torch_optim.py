@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_async.errors import ConfigError, PayloadError
+from lightning_async.outer.base import all_finite
 
 ALLOWED: dict[str, Callable[..., torch.optim.Optimizer]] = {
     cls.__name__: cls
@@ -136,7 +137,10 @@ class TorchOuter:
         """One step with name -> gradient (tensors without one are skipped, as torch does).
 
         `hyper` holds each live worker's last report; a rate is the initial rate of rank 0 times the median factor.
+        Raises PayloadError for gradients that are not finite; nothing has changed then.
         """
+        if not all(map(all_finite, gradients.values())):
+            raise PayloadError(f"{type(self._optimizer).__name__}: NaN or infinity in the gradients")
         for index, group in enumerate(self._optimizer.param_groups):
             for key in SCHEDULED:
                 if key in self._initial[index]:
@@ -170,6 +174,15 @@ class TorchOuter:
         for path, value in state.items():
             name, _, key = path.rpartition("/")
             self._optimizer.state[self._named[name]][key] = value.clone()
+
+
+def torch_outers(records: Sequence[Any], tensors: Mapping[str, Tensor]) -> list[TorchOuter]:
+    """The optimizers of a run, one for each record. Raises PayloadError, also when two of them step one tensor."""
+    outers = [TorchOuter(record, tensors) for record in records]
+    names = [name for outer in outers for name in outer.names]
+    if not outers or len(names) != len(set(names)):
+        raise PayloadError(f"gradient mode needs optimizers that share no tensor; got {len(outers)}")
+    return outers
 
 
 def _try(cls: Callable[..., torch.optim.Optimizer], settings: Mapping[str, Any]) -> None:

@@ -7,14 +7,16 @@ from typing import TypeAlias
 
 from lightning_async.telemetry import events
 from lightning_async.wire.frames import Envelope
+from lightning_async.wire.messages import Receipt
 
 
 @dataclass(frozen=True)
 class Received:
-    """A message from a peer."""
+    """A message from a peer. `refused`: of a journal, the receipt of a Push whose payload was not kept."""
 
     peer: bytes
     envelope: Envelope
+    refused: Receipt | None = None
 
 
 @dataclass(frozen=True)

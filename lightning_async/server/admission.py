@@ -7,7 +7,6 @@ and nothing that a worker claims about itself is believed further than its cap.
 from __future__ import annotations
 
 import itertools
-import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from lightning_async.wire.messages import Push, Reason
 
 CLAIM_FACTOR = 16  # samples count for at most this many times the median of the live workers
 NORM_FACTOR = 1000.0  # an update this many times longer than the median of the last ones is refused
+LONGEST = 1e15  # of any update: squares of it, and sums of these, are far from the end of float32
 
 
 @dataclass(frozen=True)
@@ -130,8 +130,9 @@ def check_norm(vector: Row, usual: float | None) -> Refusal | float:
     the others refused by sending next to nothing.
     """
     norm = float(torch.linalg.vector_norm(vector.values if isinstance(vector, Sparse) else vector))
-    if not math.isfinite(norm):  # its square is beyond float32: sums and averages of such updates would be infinite
-        return Refusal(Reason.NOT_FINITE, f"the update's length is {norm}; this worker's training diverged")
+    if not norm <= LONGEST:
+        text = f"the update's length is {norm:.3g}, at most {LONGEST:.0e} is taken; this worker's training diverged"
+        return Refusal(Reason.NOT_FINITE, text)
     if usual is not None and norm > NORM_FACTOR * usual > 0:
         return Refusal(
             Reason.NORM, f"norm {norm:.3g}; the last updates have {usual:.3g}, and {NORM_FACTOR:.0f}x is allowed"

@@ -101,17 +101,11 @@ class Buffer:
             waiting.present = slot.present = present
         waiting.join(slot)
 
-    def first(self) -> list[Slot]:
-        """The slot that has waited longest, alone; it is gone afterwards."""
+    def remove(self, slots: Sequence[Slot]) -> None:
+        """Something has become of these slots, and they wait no more."""
+        for slot in slots:
+            del self._slots[slot.worker]
         self.complete_at = None
-        return [self._slots.pop(next(iter(self._slots)))]
-
-    def take(self) -> list[Slot]:
-        """All slots; the buffer is empty afterwards."""
-        slots = list(self._slots.values())
-        self._slots.clear()
-        self.complete_at = None
-        return slots
 
 
 def mixed(before: Tensor, slots: Sequence[Slot], robust: bool, live: int) -> Tensor:

@@ -88,7 +88,7 @@ class Coordinator:
         self._begin(now)
         match event:
             case Received():
-                self._receive(event.peer, event.envelope)
+                self._receive(event.peer, event.envelope, event.refused)
             case Gone():
                 self.run.waiting = [w for w in self.run.waiting if w.peer != event.peer]
             case Tick():
@@ -131,7 +131,7 @@ class Coordinator:
                 member.seen_at = now
             exchange.limit(self.run)
 
-    def _receive(self, peer: bytes, envelope: Envelope) -> None:
+    def _receive(self, peer: bytes, envelope: Envelope, refused: m.Receipt | None) -> None:
         member = self.run.members.of(peer)
         state = member.state if member is not None else State.NEW
         if member is not None:
@@ -140,6 +140,9 @@ class Coordinator:
         if isinstance(after, Reason):
             text = f"{type(envelope.message).__name__} is not allowed to a peer that is {state.value!r}"
             self._refuse(peer, envelope, Refusal(after, text))
+            return
+        if refused is not None and isinstance(envelope.message, m.Push):
+            self.run.send(peer, envelope.id, exchange.push_again(self.run, member, envelope.message, refused))
             return
         answer = ANSWERS[type(envelope.message)](self.run, peer, member, envelope)
         if isinstance(answer, Refusal):

@@ -7,7 +7,7 @@ from dataclasses import replace
 from lightning_async.codecs import bind
 from lightning_async.errors import ConfigError, PayloadError
 from lightning_async.layout import difference
-from lightning_async.server import admission, pacing, sizing
+from lightning_async.server import admission, counting, pacing, sizing
 from lightning_async.server.actions import Limit
 from lightning_async.server.admission import Refusal
 from lightning_async.server.buffer import Slot
@@ -135,13 +135,7 @@ def push(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m.
     assert member is not None
     receipt = member.receipts.get(push.seq)
     if receipt is None:
-        receipt = decide(run, push, read_update(run, member, push, envelope.payload))
-        receipt = replace(receipt, round_steps=sizing.next_round(run, member, push))
-        member.last_seq = max(member.last_seq, push.seq)
-        member.keep(receipt)  # before anything that may break: who is told of a failure asks again, and gets this one
-        tell(run, member, push, receipt, envelope.payload)
-        pacing.note_arrival(run, member)
-        step_when_ready(run)
+        receipt = settle(run, member, push, read_update(run, member, push, envelope.payload), envelope.payload)
     receipt = replace(receipt, stop=bool(run.ended))
     if push.have is None:
         return receipt
@@ -150,23 +144,31 @@ def push(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m.
     return None
 
 
-def decide(run: Run, push: m.Push, slot: Slot | Refusal) -> m.Receipt:
-    assert run.stepper is not None
-    receipt = m.Receipt(seq=push.seq, accepted=True, version=run.version, staleness=run.version - push.base)
-    if isinstance(slot, Refusal):
-        return replace(receipt, accepted=False, reason=slot.reason.value, detail=slot.detail)
-    run.stepper.add(push.group, slot)
+def push_again(run: Run, member: Member | None, push: m.Push, receipt: m.Receipt) -> m.Receipt:
+    """What `push` did when the answer was `receipt`, a refusal; of a journal, which has the update no more."""
+    assert member is not None
+    return settle(run, member, push, Refusal(Reason(receipt.reason), receipt.detail), ())
+
+
+def settle(run: Run, member: Member, push: m.Push, found: Slot | Refusal, payload: tuple[Frame, ...]) -> m.Receipt:
+    """Everything that follows from a new push, once it is known what it is."""
+    receipt = replace(decide(run, member, push, found), round_steps=sizing.next_round(run, member, push))
+    member.last_seq = max(member.last_seq, push.seq)
+    member.keep(receipt)  # before anything that may break: who is told of a failure asks again, and gets this one
+    counting.tell(run, member, push, receipt, payload)
+    pacing.note_arrival(run, member)
+    step_when_ready(run)
     return receipt
 
 
-def tell(run: Run, member: Member, push: m.Push, receipt: m.Receipt, payload: tuple[Frame, ...]) -> None:
-    if receipt.accepted:
-        count(run, member, push, receipt.staleness)
-        note_codec(run, member, payload[0])
-        return
-    member.refused[receipt.reason] += 1
-    refused = events.Refused(time_s=run.now, worker=member.name, reason=receipt.reason, detail=receipt.detail)
-    run.emit(refused)
+def decide(run: Run, member: Member, push: m.Push, found: Slot | Refusal) -> m.Receipt:
+    assert run.stepper is not None
+    receipt = m.Receipt(seq=push.seq, accepted=True, version=run.version, staleness=run.version - push.base)
+    if isinstance(found, Refusal):
+        run.stepper.note_refused(push.group, member.name, found.reason)
+        return replace(receipt, accepted=False, reason=found.reason.value, detail=found.detail)
+    run.stepper.add(push.group, found)
+    return receipt
 
 
 def read_update(run: Run, member: Member, push: m.Push, payload: tuple[Frame, ...]) -> Slot | Refusal:
@@ -194,41 +196,6 @@ def read_update(run: Run, member: Member, push: m.Push, payload: tuple[Frame, ..
     return Slot(member.name, *decoded, present, push.base, push.seq, samples, push.steps)
 
 
-def count(run: Run, member: Member, push: m.Push, staleness: int) -> None:
-    member.accepted += 1
-    member.steps += push.steps
-    member.samples += push.samples
-    member.last_samples, member.loss = push.samples, push.loss
-    member.staleness.add(staleness)
-    member.round_s = member.round_s.after(push.round_s)
-    if push.hyper:
-        member.hyper[push.group] = push.hyper
-    run.staleness.add(staleness)
-    run.steps_total += push.steps
-    run.emit(
-        events.Accepted(
-            time_s=run.now,
-            worker=member.name,
-            seq=push.seq,
-            staleness=staleness,
-            steps=push.steps,
-            samples=push.samples,
-            round_s=push.round_s,
-            loss=push.loss,
-        )
-    )
-
-
-def note_codec(run: Run, member: Member, payload: Frame) -> None:
-    """Where the upload codec has several rungs: which one this worker is on, and an event when it is another."""
-    ladder = run.rules.upload.ladder
-    if ladder is None:
-        return
-    before, member.codec = member.codec, ladder.specs[ladder.of(payload)]
-    if before not in ("", member.codec):
-        run.emit(events.CodecChanged(time_s=run.now, worker=member.name, before=before, after=member.codec))
-
-
 def step_when_ready(run: Run, last: bool = False) -> None:
     if run.stepper is None:
         return
@@ -237,6 +204,7 @@ def step_when_ready(run: Run, last: bool = False) -> None:
     for group in range(run.stepper.groups):
         while (made := run.stepper.step(group, live, run.now, last)) is not None:
             stepped(run, made)
+    note_shortage(run)
     if run.config.total_steps is not None and run.steps_total >= run.config.total_steps and not run.ended:
         end(run, f"{run.steps_total} of {run.config.total_steps} steps are in")
 
@@ -248,7 +216,8 @@ def stepped(run: Run, made: Made) -> None:
         if member is not None:
             member.included = max(member.included, slot.seq)
     if made.dropped:
-        run.emit(events.Dropped(time_s=run.now, worker=slots[0].worker, seq=slots[0].seq, why=made.dropped))
+        for slot in slots:
+            run.emit(events.Dropped(time_s=run.now, worker=slot.worker, seq=slot.seq, why=made.dropped))
     else:
         pacing.note_version(run)
         run.emit(

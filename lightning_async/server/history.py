@@ -169,7 +169,7 @@ class Tale:
     def _hear_push(self, told: Told, event: Received, push: m.Push) -> None:
         assert self.coordinator is not None
         recorded = told.receipts[0] if told.receipts else None
-        if recorded is not None and not recorded.accepted and not self._offered_again(recorded):
+        if recorded is not None and not recorded.accepted and not self._offered_again(recorded, event):
             return
         self.coordinator.handle(Tick(()), told.step.now)  # a grace period may have ended at another time
         base = min(self._versions.get(push.base, self.coordinator.run.version), self.coordinator.run.version)
@@ -178,8 +178,8 @@ class Tale:
             if not receipt.accepted:
                 self.refused[receipt.reason] += 1
 
-    def _offered_again(self, receipt: m.Receipt) -> bool:
-        return receipt.reason == m.Reason.STALE.value and "staleness" in self._changes
+    def _offered_again(self, receipt: m.Receipt, event: Received) -> bool:
+        return receipt.reason == m.Reason.STALE.value and "staleness" in self._changes and event.refused is None
 
     def _give(self, event: Received, message: m.Message, now: float) -> list[m.Receipt]:
         assert self.coordinator is not None

@@ -31,6 +31,8 @@ class Judge:
         self._filter, self._layout, self._validation = chosen, layout, private.validation
         self._states: list[State] = [chosen.init(private.secret) for _ in range(groups)]
         self._sizes = [entry.size for entry in layout.parameters]
+        self.trouble = ""  # why nothing can be judged now
+        self._asks = True  # whether an update has come since
 
     def enough(self, voters: Sequence[str]) -> bool:
         """Whether the filter's condition on the number of workers holds."""
@@ -51,13 +53,16 @@ class Judge:
 
     def note(self, group: int, slot: Slot, store: Store) -> None:
         """An update has come in."""
+        self._asks = True
         if self._filter.note is not None:
             self._states[group] = self._filter.note(self._case(slot, store, ()), self._states[group])
 
-    def judge(self, group: int, slot: Slot, store: Store, voters: Sequence[str]) -> Verdict:
-        """Whether what waits in this slot makes a step. Raises ConfigError where the owner's function fails."""
+    def judge(self, group: int, slot: Slot, store: Store, voters: Sequence[str]) -> Verdict | None:
+        """Whether what waits in this slot makes a step; None, and `trouble`, while the owner's function fails."""
         if self._filter.every and store.version >= int(self._states[0][TRUSTED_AT]) + self._filter.every:
-            self._trust(store)
+            self._renew(store)
+        if self.trouble:
+            return None
         verdict, self._states[group] = self._filter.judge(self._case(slot, store, voters), self._states[group])
         return verdict
 
@@ -81,6 +86,16 @@ class Judge:
                 if i not in slot.present:
                     trusted[entry.range] = 0.0
         return Case(slot.worker, update, slot.base, store.version, voters, trusted)
+
+    def _renew(self, store: Store) -> None:
+        """Ask the owner's function, which may fail: then again when the next update is there."""
+        if self.trouble and not self._asks:
+            return
+        try:
+            self._trust(store)
+            self.trouble = ""
+        except ConfigError as error:
+            self.trouble, self._asks = str(error), False
 
     def _trust(self, store: Store) -> None:
         assert self._validation is not None

@@ -14,16 +14,20 @@ from lightning_async.server import recording
 from lightning_async.server.actions import Action, Event, Received, Tick
 from lightning_async.server.coordinator import Coordinator
 from lightning_async.server.recording import Watch
-from lightning_async.wire.messages import Pardon
+from lightning_async.wire.messages import Pardon, Reason
 
 SLICE_S = 0.5
 
 
 class Recorder:
-    """Wraps `coordinator`, whose run is at the journal's end, and records to `commits`, which it owns."""
+    """Wraps `coordinator`, whose run is at the journal's end, and records to `commits`, which it owns.
 
-    def __init__(self, coordinator: Coordinator, commits: Commits) -> None:
-        self.coordinator, self.commits = coordinator, commits
+    `keeps`: updates that were refused for their staleness are recorded with their bytes, for a replay under another
+    bound; of all others that were refused the receipt is enough.
+    """
+
+    def __init__(self, coordinator: Coordinator, commits: Commits, keeps: bool = False) -> None:
+        self.coordinator, self.commits, self._keeps = coordinator, commits, keeps
 
     @property
     def submitted(self) -> int:
@@ -86,6 +90,10 @@ class Recorder:
         if isinstance(event, Received) and isinstance(event.envelope.message, Pardon):
             self._record(recording.PARDON, now, {"worker": event.envelope.message.worker}, version)  # not its token
         elif isinstance(event, Received):
+            receipt = recording.refused_in(self.coordinator.run, event)
+            if receipt is not None and not (self._keeps and receipt.reason == Reason.STALE.value):
+                event = recording.without_payload(event, receipt)
+                header = recording.header_of(event)
             after = recording.after(self.coordinator.run, version) | ({"values": {"broke": True}} if broke else {})
             self._submit(recording.message_record(self.submitted + 1, event, header, now, after))
         elif isinstance(event, Tick):

@@ -3,8 +3,9 @@
 The coordinator is a pure state machine, so its inputs are the run: the events that change its state, each with the time
 that it was given. Recorded are messages that were done and change something (joining, leaving, first parameters, every
 update with its bytes, accepted or refused, leases, shared values, optimizer states), ticks in which something happened,
-with who was found silent, and what the owner decided. Not recorded are questions, beats, and requests that were refused
-without a receipt: they change counters only, and a stranger could fill the disk with them.
+with who was found silent, and what the owner decided. Of a refused update the receipt stands in the place of the bytes:
+a member could fill the disk with those. Not recorded are questions, beats, and requests that were refused without a
+receipt: they change counters only, and a stranger could fill the disk with them.
 
 Rule of this file: an event is looked at before and after it is handled, never inside; what the same events lead to is
 the coordinator's business alone. `start` records stand where a server began: its members were away, its configuration
@@ -14,7 +15,7 @@ may have changed where that is free, and replaying them does what restoring a sn
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import msgpack
@@ -27,7 +28,7 @@ from lightning_async.server.coordinator import Coordinator
 from lightning_async.server.private import NOTHING, Private
 from lightning_async.server.run import Run
 from lightning_async.wire import messages as m
-from lightning_async.wire.frames import pack, unpack
+from lightning_async.wire.frames import Envelope, pack, unpack
 
 START, MESSAGE, TICK, STOP, PARDON = "start", "message", "tick", "stop", "pardon"
 CHANGING = (m.Hello, m.Init, m.Push, m.Leave, m.Lease, m.Share, m.Load, m.Pardon)
@@ -101,9 +102,26 @@ def header_of(event: Event) -> bytes:
     return bytes(header)
 
 
+def refused_in(run: Run, event: Received) -> m.Receipt | None:
+    """The receipt of a Push that was handled just now and refused; None of anything else."""
+    message, member = event.envelope.message, run.members.of(event.peer)
+    receipt = member.receipts.get(message.seq) if isinstance(message, m.Push) and member is not None else None
+    return None if receipt is None or receipt.accepted else receipt
+
+
+def without_payload(event: Received, receipt: m.Receipt) -> Received:
+    """The same refused Push, without anything whose length its sender chooses: a replay needs its numbers only."""
+    push = event.envelope.message
+    assert isinstance(push, m.Push)
+    push = replace(push, digest="", present=None, hyper=[])
+    return Received(event.peer, Envelope(event.envelope.id, push), receipt)
+
+
 def message_record(number: int, event: Received, header: bytes, now: float, after: Mapping[str, Any]) -> Record:
     """The record of a message that was handled at `now`."""
     head = {"now": now, "peer": event.peer, "wire": header, **after}
+    if event.refused is not None:
+        head["refused"] = asdict(event.refused)
     return Record(number, MESSAGE, msgpack.packb(head), event.envelope.payload)
 
 
@@ -124,7 +142,8 @@ def read_step(record: Record) -> Step:
     head = msgpack.unpackb(record.head, strict_map_key=False)
     event: Event | None = None
     if record.kind == MESSAGE:
-        event = Received(head["peer"], unpack([b"", head["wire"], *record.frames], verify=False))
+        refused = m.Receipt(**head["refused"]) if "refused" in head else None
+        event = Received(head["peer"], unpack([b"", head["wire"], *record.frames], verify=False), refused)
     elif record.kind == TICK:
         event = Tick(tuple(head["values"]["silent"]))
     values = head.get("values", {})

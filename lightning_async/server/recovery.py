@@ -107,9 +107,11 @@ def recorded(
     private: Private = NOTHING,
     run_id: str = "",
     at: At = lambda point: None,
+    keeps: bool = False,
 ) -> Recorder:
     """The run in `folder`, or a new one with name `run` and `run_id`, going on under `config` and recorded from now on.
 
+    `keeps`: as `Recorder`.
     Raises ConfigError, with all differences, for another configuration; SnapshotError, JournalError; OSError.
     """
     snapshot = newest(folder)
@@ -125,7 +127,7 @@ def recorded(
     except BaseException:
         journal.close()
         raise
-    return Recorder(coordinator, Commits(journal))
+    return Recorder(coordinator, Commits(journal), keeps)
 
 
 def _warn(state: Recovered, folder: Path) -> None:

@@ -24,6 +24,8 @@ def shortage(run: Run) -> tuple[int, int, str] | None:
         return None
     voters = run.members.voters()
     have, need = len(voters), run.stepper.need(voters)
+    if run.stepper.trouble:
+        return have, need, run.stepper.trouble
     rule = run.rules
     if have >= need or not (have or rule.robust):  # an empty run of the mean waits for nobody in particular
         return None

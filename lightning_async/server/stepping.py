@@ -20,17 +20,17 @@ from lightning_async.aggregation.filters import Verdict
 from lightning_async.config import RunConfig
 from lightning_async.errors import PayloadError
 from lightning_async.layout import Layout
-from lightning_async.outer import TorchOuter, Update, bind
+from lightning_async.outer import Update, bind, torch_outers
 from lightning_async.server.admission import NORM_FACTOR, Refusal, check_norm, first_parameters
 from lightning_async.server.buffer import Buffer, Slot, mixed, union
+from lightning_async.server.combining import alone, combined
 from lightning_async.server.grace import worth_waiting
 from lightning_async.server.judging import Judge
 from lightning_async.server.members import Member
 from lightning_async.server.norms import Norms
-from lightning_async.server.reputation import Review, review
+from lightning_async.server.reputation import Review
 from lightning_async.server.rules import Rules
 from lightning_async.server.store import Store
-from lightning_async.sparse import Sparse
 from lightning_async.wire.frames import Frame
 from lightning_async.wire.messages import Reason
 
@@ -60,7 +60,8 @@ class Stepper:
         self.store = Store(layout, rules.download)
         self.store.start(*first_parameters(payload, layout))
         self._optimizers = list(optimizers)
-        self._torch = self._torch_outers(optimizers) if config.submit == "gradient" else []
+        views = {entry.name: self.store.parameters[entry.range].view(entry.shape) for entry in layout.parameters}
+        self._torch = torch_outers(optimizers, views) if config.submit == "gradient" else []
         self._outer = bind(rules.outer, self._sizes, config.workers)
         self._outer_state = self._outer.init(layout.d) if config.submit == "update" else {}
         self._aggregator_state: dict[int, dict[str, Tensor]] = {}
@@ -75,26 +76,25 @@ class Stepper:
         """Independent streams of updates: 1, or in gradient mode the user's optimizers."""
         return len(self._torch) if self._config.submit == "gradient" else 1
 
-    def _torch_outers(self, records: Sequence[Any]) -> list[TorchOuter]:
-        views = {
-            entry.name: self.store.parameters[entry.range].view(entry.shape) for entry in self.store.layout.parameters
-        }
-        outers = [TorchOuter(record, views) for record in records]
-        names = [name for outer in outers for name in outer.names]
-        if not outers or len(names) != len(set(names)):
-            raise PayloadError(f"gradient mode needs optimizers that share no tensor; got {len(outers)}")
-        return outers
+    @property
+    def trouble(self) -> str:
+        """Why what waits cannot be judged now; else empty."""
+        return "" if self._judge is None else self._judge.trouble
 
     def check_norm(self, group: int, worker: str, vector: Row) -> Refusal | None:
         """Refuse an update that is far longer than the last ones of its group; remember its norm otherwise."""
         norms = self._norms[group]
         norm = check_norm(vector, norms.usual)
         if isinstance(norm, Refusal):
-            if norm.reason is Reason.NORM:  # a run whose steps grow for good gets there, step by step
-                norms.note(worker, NORM_FACTOR * norms.smallest(worker))
             return norm
         norms.note(worker, norm)
         return None
+
+    def note_refused(self, group: int, worker: str, reason: Reason) -> None:
+        """An update was refused. A run whose steps grow for good gets beyond the usual norm, step by step."""
+        if reason is Reason.NORM:
+            norms = self._norms[group]
+            norms.note(worker, NORM_FACTOR * norms.smallest(worker))
 
     def check_hyper(self, group: int, hyper: Sequence[Any]) -> Refusal | None:
         """Refuse a report of hyperparameters that no optimizer of this run could have made."""
@@ -129,7 +129,7 @@ class Stepper:
         leftover = last and taken and len(self.waiting[group]) > 0
         if not leftover and not self._ready(self.waiting[group], live, now):
             return None
-        return self._made(group, self.waiting[group].take(), live)
+        return self._made(group, list(self.waiting[group]), live)
 
     def _filtered(self, judge: Judge, group: int, live: Sequence[Member]) -> Made | None:
         """The next update that waits, judged by itself; before the filter is ready, a step of its start."""
@@ -137,34 +137,42 @@ class Stepper:
         ready = judge.ready(group, voters)
         if not judge.enough(voters) or len(waiting) < (1 if ready else self._rules.aggregator.smallest):
             return None
-        slots = waiting.first() if ready else waiting.take()
+        slots = list(waiting)[:1] if ready else list(waiting)
         verdict = judge.judge(group, slots[0], self.store, voters) if ready else None
+        if judge.trouble:
+            return None
         if verdict is not None and not verdict.passed:
+            waiting.remove(slots)
             return Made(slots, Review.of(verdict), verdict.why)
         made = self._made(group, slots, live, verdict)
         judge.watch(self.store, voters)
         return made
 
     def _made(self, group: int, slots: list[Slot], live: Sequence[Member], verdict: Verdict | None = None) -> Made:
-        """The next version, from these slots; with a verdict, from the one that passed."""
+        """The next version, from these slots; with a verdict, from the one that passed. They wait until they are
+        aggregated: an error in that loses none. An aggregate that cannot be stepped along makes none."""
         present, rows = union(slots, self._sizes)
         if verdict is None:
             update, seen = self._aggregate(group, slots, rows)
         else:
-            update, seen = self._alone(slots[0], rows[0], verdict.factor), Review.of(verdict)
-        if self._config.submit == "gradient":
-            vector = update.vector if update.scale == 1.0 else update.vector.mul(update.scale)
-            gradients = self._named(vector, present)
-            hyper = [member.hyper[group] for member in live if group in member.hyper]
-            self.store.advance(lambda parameters: self._torch[group].step(gradients, hyper))
-        else:
-            self.store.advance(lambda parameters: self._move(parameters, update))
+            update, seen = alone(self._rules, slots[0], rows[0], self.store.version, verdict.factor), Review.of(verdict)
+        self.waiting[group].remove(slots)
+        try:
+            self._advance(group, update, present, live)
+        except PayloadError as error:  # before anything has moved
+            return Made(slots, Review(), str(error))
         self.store.buffers = mixed(self.store.buffers, slots, self._rules.robust, len(live))
         return Made(slots, seen)
 
-    def _alone(self, slot: Slot, row: Row, factor: float) -> Update:
-        vector, age = row.dense() if isinstance(row, Sparse) else row, self.store.version - slot.base
-        return Update(vector, factor * self._rules.weight.of(age), ((age, 1.0),))
+    def _advance(self, group: int, update: Update, present: Sequence[int], live: Sequence[Member]) -> None:
+        """Step along `update`. Raises PayloadError for one that is not finite; nothing has changed then."""
+        if self._config.submit == "update":
+            self.store.advance(lambda parameters: self._move(parameters, update))
+            return
+        vector = update.vector if update.scale == 1.0 else update.vector.mul(update.scale)
+        gradients = self._named(vector, present)
+        hyper = [member.hyper[group] for member in live if group in member.hyper]
+        self.store.advance(lambda parameters: self._torch[group].step(gradients, hyper))
 
     def _ready(self, waiting: Buffer, live: Sequence[Member], now: float) -> bool:
         here = {slot.worker for slot in waiting}
@@ -182,24 +190,11 @@ class Stepper:
         return worth_waiting(here, [member for member in live if member not in here], now)
 
     def _aggregate(self, group: int, slots: Sequence[Slot], rows: Sequence[Row]) -> tuple[Update, Review]:
-        """The aggregate, with the factor by which staleness shrinks the step (the mean of the weights of what was used)
-        and the ages of what was used; and how the rows lie to a robust aggregate."""
-        rule = self._rules.aggregator
-        ages = [self.store.version - slot.base for slot in slots]
-        aged = [self._rules.weight.of(age) for age in ages]
-        shares = [1.0] * len(slots) if rule.robust else [float(slot.samples) for slot in slots]
+        """What the rule makes of the slots, and how they lie to it."""
         state = self._aggregator_state.get(group)
-        outcome = rule.apply(
-            rows,
-            [share * age for share, age in zip(shares, aged, strict=True)],
-            rule.init(_length(rows[0]), self._rules.private.secret) if state is None else state,
-        )
+        outcome, update, seen = combined(self._rules, slots, rows, self.store.version, state)
         self._aggregator_state[group] = outcome.state
-        used = [share * use for share, use in zip(shares, outcome.influence, strict=True)] if rule.robust else shares
-        seen = review(rows, outcome.vector, outcome.influence) if rule.robust else Review()
-        mass = [use * age for use, age in zip(used, aged, strict=True)]
-        parts = tuple((age, part / sum(mass)) for age, part in zip(ages, mass, strict=True)) if sum(mass) else ()
-        return Update(outcome.vector, _mean(aged, used), parts), seen
+        return update, seen
 
     def _move(self, parameters: Tensor, update: Update) -> None:
         self._outer_state = self._outer.step(parameters, update, self._outer_state)
@@ -282,14 +277,3 @@ class Stepper:
                 )
             parts.setdefault(owner, {})[rest] = value
         return parts
-
-
-def _length(row: Row) -> int:
-    return row.size if isinstance(row, Sparse) else row.numel()
-
-
-def _mean(values: Sequence[float], weights: Sequence[float]) -> float:
-    total = sum(weights)
-    if all(value == 1.0 for value in values) or not total:
-        return 1.0
-    return sum(v * w for v, w in zip(values, weights, strict=True)) / total

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from lightning_async.codecs import Codec, Payload, State, bind, packed
 from lightning_async.codecs.memory import Pool
+from lightning_async.errors import ConfigError
 from lightning_async.layout import Layout
 from lightning_async.wire.checksum import checksum
 
@@ -95,14 +96,18 @@ class Store:
             self._publish_delta()
 
     def _publish_delta(self) -> None:
-        delta = self.parameters - self._published
-        payload, self._codec_state = self._codec.encode(delta, self._codec_state)
-        payload = bytes(payload)
+        self._digest = -1
+        try:
+            encoded, self._codec_state = self._codec.encode(self.parameters - self._published, self._codec_state)
+        except ConfigError:  # beyond what the codec can write: this version goes out whole
+            self._published.copy_(self.parameters)
+            self._deltas.clear()
+            return
+        payload = bytes(encoded)
         self._published.add_(self._codec.decode(payload, self.layout.d))
         self._deltas.append((self.version, payload, checksum(payload)))
         while self._deltas and self._chain_bytes() > self._snapshot_bytes:
             self._deltas.popleft()
-        self._digest = -1
 
     @property
     def _snapshot_bytes(self) -> int:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from room import BUFFERS, LAYOUT, Room, raw
+from room import BUFFERS, LAYOUT, START, Room, raw
 
+from lightning_async.outer import Update
 from lightning_async.server import exchange, memory
 from lightning_async.server.actions import Limit
+from lightning_async.server.reputation import Review
 from lightning_async.telemetry import events
 from lightning_async.wire import messages as m
 from lightning_async.wire.messages import Reason
@@ -82,13 +85,53 @@ def test_a_refusal_has_a_reason_a_counter_and_an_event_and_leaves_no_trace(reaso
 
 
 def test_an_update_whose_length_is_not_finite_is_refused_from_the_first_one_on() -> None:
-    """Each number is, but two of them make an infinite average."""
+    """Each number is, but two of them make an infinite average, and sums of their squares do at much less."""
     room = Room(quorum=2).begin("a", "b")
-    receipt = room.push("a", 3e38 * ONES)
-    assert (receipt.accepted, receipt.reason) == (False, Reason.NOT_FINITE.value)
+    for size in (3e38, 1e19, 1e16):
+        receipt = room.push("a", size * ONES)
+        assert (receipt.accepted, receipt.reason) == (False, Reason.NOT_FINITE.value)
     for name in "ab":
         assert room.push(name, ONES).accepted
     assert bool(torch.isfinite(room.parameters).all())
+
+
+@pytest.mark.parametrize("submit", ["update", "gradient"])
+def test_accepted_updates_along_which_no_step_can_be_made_are_dropped_and_that_is_said(
+    submit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"optimizers": [{"class": "SGD", "groups": [{"names": ["w", "b"], "hyper": {"lr": 1.0}}]}]}
+    changes = {"present": [0, 1], "hyper": [{"lr": [1.0, 1.0]}]} if submit == "gradient" else {}
+    room = Room(quorum=2, submit=submit, local_steps=1).begin("a", "b", **(options if changes else {}))
+    assert room.run.stepper is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(room.run.stepper, "_aggregate", lambda *_: (Update(math.inf * ONES), Review()))
+        for name in "ab":
+            assert room.push(name, ONES, **changes).accepted
+    assert room.run.version == 0
+    assert torch.equal(room.parameters, START)
+    assert [event.worker for event in room.events(events.Dropped)] == ["a", "b"]
+    assert "NaN or infinity" in room.events(events.Dropped)[0].why
+    for name in "ab":
+        assert room.push(name, ONES, **changes).accepted
+    assert room.run.version == 1
+    assert torch.equal(room.parameters, START - 1)
+    member = room.run.members.named("a")
+    assert member is not None
+    assert member.included == 2
+
+
+def test_an_error_while_a_version_is_made_loses_no_accepted_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    room = Room(quorum=2).begin("a", "b")
+    room.push("a", ONES)
+    assert room.run.stepper is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(room.run.stepper, "_aggregate", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            room.push("b", 3 * ONES)
+    assert room.push("b", 3 * ONES, seq=1, base=0).accepted, "the receipt of the first time"
+    assert room.run.version == 0
+    room.wait(0.2)
+    assert torch.equal(room.parameters, START - 2), "what waited makes the step later"
 
 
 def test_updates_for_a_run_that_has_ended_are_refused() -> None:

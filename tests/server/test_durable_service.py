@@ -313,6 +313,22 @@ def test_another_machines_last_bits_are_noticed_and_every_worker_gets_whole_para
     assert again.ask(m.Pull(have=1)).form == "snapshot"
 
 
+def test_refused_updates_do_not_fill_the_disk(serve: Callable[..., Server], tmp_path: Path) -> None:
+    one, payload = serve().begin(), bytes(1_000_000)
+    size = lambda: sum(path.stat().st_size for path in (tmp_path / "state").iterdir() if path.is_file())  # noqa: E731
+    before = size()
+    for seq in range(1, 21):
+        receipt = one.ask(m.Push(seq=seq, base=0, digest=LAYOUT.digest), payload, b"")
+        assert (receipt.accepted, receipt.reason) == (False, "length")
+    assert size() - before < 1_000_000, "of 20 million that were sent"
+    one.service._keeper = None  # the journal alone tells the next server
+    one.close()
+    again = serve().begin()
+    assert again.run.members.named("a").refused == {"length": 20}
+    assert again.ask(m.Push(seq=20, base=0, digest=LAYOUT.digest), payload, b"").reason == "length"
+    assert again.ask(m.Push(seq=21, base=0, digest=LAYOUT.digest), raw(torch.ones(8)), b"").accepted
+
+
 def test_snapshots_and_journal_of_a_run_stay_small(serve: Callable[..., Server], tmp_path: Path) -> None:
     one = serve(every_versions=5).begin()
     for seq in range(1, 40):

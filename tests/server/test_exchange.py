@@ -305,6 +305,24 @@ def test_what_half_precision_leaves_out_goes_out_later() -> None:
     assert not torch.equal(room.run.store.published, START)
 
 
+def test_a_version_beyond_what_the_codec_can_write_goes_out_whole() -> None:
+    room = Room(download_compression="fp16").begin("a", "b")
+    room.push("a", 1e-3 * ONES)
+    assert room.push("a", 1e5 * ONES).accepted
+    assert room.run.version == 2
+    assert room.run.store is not None
+    assert torch.equal(room.run.store.published, room.parameters)
+    whole = room.pull("b", 1)
+    assert whole is not None
+    assert (whole.message.form, whole.message.version) == ("snapshot", 2)
+    assert torch.equal(floats(whole.payload[0]), room.parameters)
+    for _ in range(3):
+        room.push("a", 1e-3 * ONES)
+    then = room.pull("b", 4)
+    assert then is not None
+    assert then.message.form == "deltas", "and the next ones are deltas again"
+
+
 def test_a_snapshot_is_sent_when_it_is_smaller_or_the_chain_is_gone() -> None:
     room = Room(download_compression="fp16").begin("a")
     for _ in range(4):

@@ -109,6 +109,33 @@ def test_zeno_asks_its_owner_as_often_as_it_says() -> None:
     assert asked == pytest.approx([0.0, -0.3, -0.6], abs=1e-5)
 
 
+def test_a_validation_function_that_fails_for_a_while_loses_no_accepted_update() -> None:
+    asked: list[bool] = []
+    broken = False
+
+    def failing(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        asked.append(broken)
+        if broken:
+            raise RuntimeError("the disk with the validation set is away")
+        return trusting(tensors)
+
+    room = zeno_room(failing)
+    assert room.push("d", ONES).accepted
+    broken = True
+    receipts = [room.push(name, ONES, steps=3) for name in "aab"]
+    assert all(receipt.accepted for receipt in receipts)
+    room.wait(5.0)
+    assert asked == [False, True, True, True], "once for each update, and not at every tick"
+    assert room.run.version == 1
+    assert [(slot.worker, slot.steps) for slot in room.run.stepper.waiting[0]] == [("a", 6), ("b", 3)]  # type: ignore[union-attr]
+    assert ["the disk with the validation set is away" in event.why for event in room.events(events.Waiting)] == [True]
+    broken = False
+    assert room.push("c", ONES).accepted
+    assert room.run.version == 4, "all that waited has been judged"
+    assert len(room.events(events.Enough)) == 1
+    assert [event.workers for event in room.events(events.Stepped)] == [("d",), ("a",), ("b",), ("c",)]
+
+
 def test_who_zeno_drops_goes_into_quarantine() -> None:
     room = zeno_room(quarantine_below=0.3)
     for _ in range(12):

@@ -30,7 +30,9 @@ class Served:
     def __init__(self, folder: Path, keep: bool = True, **config: Any) -> None:
         folder.mkdir(exist_ok=True)
         self.folder, self._ids = folder, itertools.count(1)
-        self.recorder: Recorder = recorded(RunConfig(**config), "long one", folder, time.monotonic(), run_id="an id")
+        self.recorder: Recorder = recorded(
+            RunConfig(**config), "long one", folder, time.monotonic(), run_id="an id", keeps=keep
+        )
         self.run = self.recorder.coordinator.run
         self.keeper = Keeper(folder, every_versions=5, commits=self.recorder.commits, prunes=not keep)
 

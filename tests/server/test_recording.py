@@ -282,6 +282,40 @@ def test_questions_beats_and_strangers_leave_no_record() -> None:
     assert room.tape.submitted == before + 1, "a repeated push is recorded once"
 
 
+def test_of_a_refused_update_only_the_receipt_is_recorded() -> None:
+    room = Taped(staleness="fixed(bound=2)").begin("a")
+    assert isinstance(room, Taped)
+    for _ in range(8):
+        room.push("a", torch.ones(8))
+    before = room.tape.submitted
+    huge = {"hyper": [[0.5] * 60_000], "digest": "x" * 4000, "loss": 1.0}
+    reasons = [
+        room.push("a", torch.ones(8), buffers=torch.full((4,), float("nan"))).reason,
+        room.push("a", torch.ones(8), base=0).reason,
+        room.push("a", 1e6 * torch.ones(8)).reason,
+        room.push("a", torch.ones(8), **huge).reason,
+        room.push("a", torch.ones(8), samples=0, hyper=huge["hyper"]).reason,
+    ]
+    assert reasons == ["not_finite", "stale", "norm", "layout", "protocol"]
+    records = room.tape.records[before:]
+    assert len(records) == len(reasons)
+    assert max(record.bytes for record in records) < 1000
+    assert all(not record.frames for record in records)
+    check(room)
+
+
+def test_what_was_refused_for_its_staleness_is_kept_whole_where_everything_is_kept() -> None:
+    room = Taped(staleness="fixed(bound=0)").begin("a")
+    assert isinstance(room, Taped)
+    room.recorder._keeps = True
+    room.push("a", torch.ones(8))
+    assert room.push("a", torch.ones(8), base=0).reason == "stale"
+    assert [len(frame) for frame in room.tape.records[-1].frames] == [32, 0]
+    assert room.push("a", torch.ones(8), digest="x").reason == "layout"
+    assert not room.tape.records[-1].frames
+    check(room)
+
+
 def test_what_cannot_be_recorded_changes_nothing() -> None:
     room = Taped().begin("a")
     assert isinstance(room, Taped)

@@ -44,7 +44,7 @@ def test_rounds_of_one_worker_join_alike_whether_sparse_or_dense(kinds: str) -> 
     buffer, vectors = Buffer(), [thin(1), thin(2), thin(3)]
     for vector, kind, samples in zip(vectors, kinds + "s", (3, 1, 4), strict=True):
         buffer.add(slot("a", sparse(vector) if kind == "s" else vector, samples), [60])
-    (joined,) = buffer.take()
+    (joined,) = buffer
     expected = (3 * vectors[0] + vectors[1] + 4 * vectors[2]) / 8
     assert torch.allclose(dense(joined.vector), expected, atol=1e-6)
     assert isinstance(joined.vector, Sparse) == (kinds == "ss")

@@ -105,7 +105,7 @@ def test_a_lost_receipt_is_the_same_receipt_again(town: Callable[..., Town]) -> 
 
 BREAKS = {
     "before": "lightning_async.server.admission.decode_update",
-    "after": "lightning_async.server.exchange.count",
+    "after": "lightning_async.server.counting.count",
     "stepping": "lightning_async.server.exchange.step_when_ready",
 }
 

@@ -80,8 +80,8 @@ class End:
 
 
 class Passage:
-    """One direction of one connection, from its `begins` on. `broken` is called when one of its sockets fails, `ended`
-    when its last byte is through."""
+    """One direction of one connection, from its `begins` on. `carried` is told how many bytes were written, `broken`
+    is called when one of its sockets fails, `ended` when its last byte is through."""
 
     def __init__(self, source: End, sink: End, lane: Lane, loop: Loop, begins: float) -> None:
         self._source, self._sink, self._lane, self._loop, self._begins = source, sink, lane, loop, begins
@@ -90,7 +90,7 @@ class Passage:
         self._held = 0  # bytes
         self._closing = self._resumes = self._delivers = False
         self.over = False
-        self.carried = 0  # bytes that were written
+        self.carried: Callable[[int], None] = lambda size: None
         self.broken: Callable[[], None] = lambda: None
         self.ended: Callable[[], None] = lambda: None
         source.readable, sink.writable = self._read, self._deliver
@@ -157,7 +157,9 @@ class Passage:
                 self.broken()
                 return
             self._held -= sent
-            self.carried += sent
+            self.carried(sent)
+            if self.over:
+                return  # these bytes were more than the line was to carry
             if sent < len(piece):
                 self._waiting.appendleft((due, piece[sent:]))
                 self._sink.wants(selectors.EVENT_WRITE, True)

@@ -67,7 +67,7 @@ class Proxy:
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
         self._connections: set[_Connection] = set()
-        self._gone_bytes = {True: 0, False: 0}
+        self._carried = {True: 0, False: 0}
         self._next_family = 0
         self._schedule = random.Random(f"{seed}/cuts")
         self._away_until = -math.inf
@@ -84,7 +84,7 @@ class Proxy:
 
     def carried_bytes(self, up: bool) -> int:
         """Bytes that have arrived in one direction so far, over all connections."""
-        return self._gone_bytes[up] + sum(each.ways[up].carried for each in tuple(self._connections))
+        return self._carried[up]
 
     @property
     def lost(self) -> int:
@@ -146,7 +146,6 @@ class Proxy:
             self._asked.pop(0)()
         while self._due and self._due[0][0] <= self.now():
             heapq.heappop(self._due)[2]()
-        self._check_amount()
 
     def _ready(self) -> list[tuple[selectors.SelectorKey, int]]:
         """What has come at the sockets until the next thing is due. The kernel rounds a wait up to whole milliseconds,
@@ -192,10 +191,9 @@ class Proxy:
         if connection not in self._connections:
             return
         self._connections.remove(connection)
-        for up, way in connection.ways.items():
+        for way in connection.ways:
             way.stop()
-            self._gone_bytes[up] += way.carried
-        if not any(way.carried for way in connection.ways.values()):
+        if not connection.used:
             self._next_family += 1  # perhaps nobody is at that address
         connection.close(reset)
 
@@ -221,8 +219,10 @@ class Proxy:
         assert self.link.cuts is not None
         self._cut(self.link.cuts.away_s)
 
-    def _check_amount(self) -> None:
-        if self._amounts and self.carried_bytes(up=True) + self.carried_bytes(up=False) >= self._amounts[0] * 1e6:
+    def carried(self, size: int, up: bool) -> None:
+        """So many bytes more have arrived."""
+        self._carried[up] += size
+        if self._amounts and sum(self._carried.values()) >= self._amounts[0] * 1e6:
             self._amounts.pop(0)
             self._planned_cut()
 
@@ -237,19 +237,22 @@ class _Connection:
     """A client, the target, and the two ways between them. The first bytes wait for TCP's handshake."""
 
     def __init__(self, near: End, far: End, lanes: dict[bool, Lane], proxy: Proxy) -> None:
-        self._ends, now = (near, far), proxy.now()
-        begins = {True: now + lanes[True].rtt_s, False: now + lanes[True].way.latency_ms / 1000}
-        self.ways = {
-            True: Passage(near, far, lanes[True], proxy, begins[True]),
-            False: Passage(far, near, lanes[False], proxy, begins[False]),
-        }
-        for way in self.ways.values():
-            way.broken = lambda: proxy.hang_up(self, reset=True)
-            way.ended = lambda: self._end(proxy)
+        self._ends, self._proxy, self.used = (near, far), proxy, False
+        now = proxy.now()
+        up = Passage(near, far, lanes[True], proxy, now + lanes[True].rtt_s)
+        down = Passage(far, near, lanes[False], proxy, now + lanes[False].way.latency_ms / 1000)
+        self.ways = (up, down)
+        for way in self.ways:
+            way.broken, way.ended = lambda: proxy.hang_up(self, reset=True), self._end
+            way.carried = lambda size, upwards=way is up: self._count(size, upwards)  # type: ignore[misc]
 
-    def _end(self, proxy: Proxy) -> None:
-        if all(way.over for way in self.ways.values()):
-            proxy.hang_up(self, reset=False)
+    def _count(self, size: int, up: bool) -> None:
+        self.used = True
+        self._proxy.carried(size, up)
+
+    def _end(self) -> None:
+        if all(way.over for way in self.ways):
+            self._proxy.hang_up(self, reset=False)
 
     def close(self, reset: bool) -> None:
         for end in self._ends:

@@ -93,7 +93,7 @@ def test_a_sender_is_held_back_by_what_its_reader_does_not_take():
                 still_since = time.monotonic()
             except BlockingIOError:
                 time.sleep(0.01)
-        held = sum(way._held for each in tuple(proxy._connections) for way in each.ways.values())
+        held = sum(way._held for each in tuple(proxy._connections) for way in each.ways)
         assert sent < 200e6
         assert held <= 2 * 25e6 + 2**18, "not more than the line's own"
         near.setblocking(True)
@@ -141,9 +141,8 @@ def test_cuts_come_when_so_many_bytes_have_passed():
     with through("lan(cuts=cuts(at_mb=(0.5, 2.0)))") as (proxy, near, far):
         with pytest.raises(OSError, match=r"reset|[Bb]roken|abort"):
             near.sendall(bytes(50_000_000))
-        got = drained(far)
-        assert got <= 1_000_000
-        assert 500_000 <= proxy.carried_bytes(up=True) < 2_000_000
+        assert drained(far) <= 500_000 + 2**18
+        assert 500_000 <= proxy.carried_bytes(up=True) <= 500_000 + 2**18, "the piece with which it is enough"
         assert proxy.cuts == 1
 
 

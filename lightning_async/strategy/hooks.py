@@ -18,9 +18,11 @@ from typing import Any, Literal
 
 import torch
 
+from lightning_async import links
 from lightning_async.aggregation import Aggregator, Filter
 from lightning_async.codecs import Codec
 from lightning_async.errors import ConfigError
+from lightning_async.links import Link
 from lightning_async.outer import Outer
 from lightning_async.server.private import Validation
 from lightning_async.staleness import Policy, Weight
@@ -29,13 +31,14 @@ from lightning_async.strategy.arguments import given
 from lightning_async.strategy.checkpoints import CheckpointHooks
 from lightning_async.strategy.rounds import RoundHooks
 from lightning_async.strategy.session import Session
+from lightning_async.strategy.trials import TrialHooks
 from lightning_async.worker.tampering import tampering
 
 LAST_WORDS_S = 0.5  # once training is being stopped: how long the server may take for what a last checkpoint needs
 log = logging.getLogger("lightning_async")
 
 
-class AsyncWANHooks(RoundHooks, CheckpointHooks):
+class AsyncWANHooks(RoundHooks, TrialHooks, CheckpointHooks):
     """Train one model together with workers that are far apart, through a parameter server.
 
     Args:
@@ -61,6 +64,8 @@ class AsyncWANHooks(RoundHooks, CheckpointHooks):
         validation: of an embedded server, for zeno: a function of a module, or "module:function" (server/private.py).
         data: "shared" gives each worker its own samples of data that all have; "own" leaves the loaders as they are.
         name: of this worker in status and logs; by default host, rank and a random part.
+        link: for tests and demos, a line to the server that is worse than the real one: "cellular(loss=0.02)"
+            (docs/networks.md); every rank gets one of its own.
         attack: for experiments (LIGHTNING_ASYNC_EXPERIMENT=1), what becomes of its updates: "sign_flip(k=10.0)".
         accelerator: as for every Lightning strategy, and so are the rest.
     """
@@ -87,6 +92,7 @@ class AsyncWANHooks(RoundHooks, CheckpointHooks):
         validation: str | Validation | None = None,
         data: Literal["shared", "own"] = "shared",
         name: str | None = None,
+        link: str | Link | None = None,
         attack: str | None = None,
         accelerator: Any = None,
         parallel_devices: list[torch.device] | None = None,
@@ -113,6 +119,7 @@ class AsyncWANHooks(RoundHooks, CheckpointHooks):
         self.server, self._state_dir, self._data, self._name = server, state_dir, data, name or ""
         if data not in ("shared", "own"):
             raise ConfigError(f'data: got {data!r}, expected "shared" or "own"')
+        self._link = None if link is None else links.link(link)
         self._attack = attack
         if attack is not None:
             tampering(attack, "")  # says at once what cannot be
@@ -140,7 +147,7 @@ class AsyncWANHooks(RoundHooks, CheckpointHooks):
         if self._fitting:
             self._fits, self._last = self._fits + 1, {}
             self._session = Session(
-                self._given, self._place(), self._state_dir, self._name, self._give_up, self._running
+                self._given, self._place(), self._state_dir, self._name, self._give_up, self._running, self._link
             )
             self._session.open()
 
@@ -231,25 +238,6 @@ class AsyncWANHooks(RoundHooks, CheckpointHooks):
             self._keep_for_later(self._session, self._engine)
             self._session.leave()
             self._share_checkpoints()
-
-    # A tuner's trials run the training loop with callbacks of their own; their steps count for nothing.
-
-    @property
-    def _trial(self) -> bool:
-        return self._first is not None and self._first not in self._trainer.callbacks
-
-    def on_train_start(self) -> None:
-        super().on_train_start()  # type: ignore[misc]
-        engine = self._engine
-        if engine is not None and engine.armed and self._trial:
-            self._paused = True
-            engine.disarm()
-
-    def load_model_state_dict(self, checkpoint: Any, strict: bool = True) -> None:
-        super().load_model_state_dict(checkpoint, strict=strict)  # type: ignore[misc]
-        if self._paused and not self._trial:
-            self._paused = False
-            self._engine.armed = True
 
     @property
     def address(self) -> str:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_async.errors import AsyncWANError, RefusedError
+from lightning_async.links import Link
 from lightning_async.strategy.arguments import Given
 from lightning_async.strategy.data import Run, Shares
 from lightning_async.strategy.embedded import EmbeddedServer
@@ -26,6 +27,7 @@ from lightning_async.worker import requests as ask
 from lightning_async.worker.board import Board
 from lightning_async.worker.courier import GOODBYE_S
 from lightning_async.worker.leaving import leave
+from lightning_async.worker.line import Line
 
 HASTY_S = 0.2  # how long the server may take to answer a goodbye when training did not end well
 log = logging.getLogger("lightning_async")
@@ -41,6 +43,7 @@ class Session:
         name: of this worker; empty for one that is made up.
         give_up: asked in every wait; True when training is being stopped.
         running: rank -> whether that process of the launch still runs, as far as this one can know.
+        link: a line that this worker is to have to the server.
     """
 
     def __init__(
@@ -51,8 +54,10 @@ class Session:
         name: str,
         give_up: Callable[[], bool],
         running: Callable[[int], bool],
+        link: Link | None = None,
     ) -> None:
         self._given, self._name, self._running = given, name, running
+        self._line = Line(link, seed=place.rank)
         self._asked_to_give_up = give_up
         self._place = place if place.alone else replace(place, group=next_name(place.group))
         self._state_dir = state_dir
@@ -98,10 +103,13 @@ class Session:
             print(f'join: AsyncWANStrategy("{server.address}")', flush=True)
         return server.address
 
+    def _make_board(self) -> Board:
+        return Board(self.address, self._place.group, self._give_up, self._line.connect)
+
     def _gathered(self) -> Group | None:
         """The group of this launch; None for a process that stands for itself."""
         if self._group is None and not self._place.alone:
-            board = Board(self.address, self._place.group, self._give_up)
+            board = self._make_board()
             self._group = Group(board, self._place, self._running, self._give_up)
         return self._group
 
@@ -109,7 +117,7 @@ class Session:
         """Join the run with `module`. Raises LayoutError, ConfigError, RefusedError, UnreachableError."""
         identity = Identity(name=self._name, group=self._place.group, rank=self._place.rank)
         claims = {} if self._place.embedded else self._given.claims()
-        self.engine = Engine(self.address, module, optimizers, identity, claims, self._give_up)
+        self.engine = Engine(self.address, module, optimizers, identity, claims, self._give_up, self._line.world)
         self.engine.start()
         self._attachment = Attachment(self.engine)
         return self.engine
@@ -120,7 +128,7 @@ class Session:
             return self.engine.workers
         if self._place.embedded:
             return self._place.size
-        board = Board(self.address, self._place.group, self._give_up)
+        board = self._make_board()
         try:
             state = board.status()
         finally:
@@ -149,7 +157,7 @@ class Session:
             if not self._give_up():
                 engine.replica.load(self._group.board.parameters(engine.shared.layout))
         elif engine.replica.pending:
-            self._board = Board(self.address, self._place.group, self._give_up)
+            self._board = self._make_board()
             leave(engine, self._board)
 
     def prepared(self, local_rank: int, node: int) -> None:
@@ -226,6 +234,7 @@ class Session:
         if self.engine is not None:
             engine = self.engine
             steps.append(lambda: engine.close(why, goodbye_s))
+        steps.append(self._line.close)
         if self._server is not None:
             steps.append(self._server.quit)
         steps.append(self._watch.close)

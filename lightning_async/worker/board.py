@@ -16,7 +16,7 @@ from typing import Any
 from lightning_async.errors import AsyncWANError, NetworkError, RefusedError
 from lightning_async.layout import Layout
 from lightning_async.transport import connect
-from lightning_async.transport.base import Frame
+from lightning_async.transport.base import Connection, Frame
 from lightning_async.wire.messages import Hello, Refused, Reply, Request
 from lightning_async.worker import requests
 from lightning_async.worker.courier import GOODBYE_S, Courier
@@ -30,7 +30,13 @@ log = logging.getLogger(__name__)
 class Board:
     """The board of launch group `group` on the server at `address`. Raises as a worker's link does."""
 
-    def __init__(self, address: str, group: str, give_up: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self,
+        address: str,
+        group: str,
+        give_up: Callable[[], bool] = lambda: False,
+        connect: Callable[..., Connection] = connect,
+    ) -> None:
         self._group, self._give_up = group, give_up
         hello = Hello(worker=f"board-{os.getpid()}-{uuid.uuid4().hex[:8]}", instance=uuid.uuid4().hex, role="observer")
         self._courier = Courier(

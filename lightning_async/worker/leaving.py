@@ -7,8 +7,11 @@ updates looks once more after the goodbye; as an observer, which it becomes befo
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from lightning_async.errors import AsyncWANError
+from lightning_async.transport import connect
+from lightning_async.transport.base import Connection
 from lightning_async.worker.board import Board
 from lightning_async.worker.engine import Engine
 
@@ -22,8 +25,8 @@ def leave(engine: Engine, board: Board) -> None:
     engine.replica.load(board.parameters(engine.shared.layout))
 
 
-def leave_alone(engine: Engine) -> None:
-    """Send what is not sent, take leave, and end with the newest published parameters in the model.
+def leave_alone(engine: Engine, connect: Callable[..., Connection] = connect) -> None:
+    """Send what is not sent, take leave, and end with the newest published parameters in the model; `connect` dials.
 
     Raises what `Engine.align` raises. When the server goes away in between, the model lacks what still waited there.
     """
@@ -31,7 +34,7 @@ def leave_alone(engine: Engine) -> None:
     if not engine.replica.pending:
         engine.close()
         return
-    board = Board(engine.address, "leaving")
+    board = Board(engine.address, "leaving", connect=connect)
     try:
         leave(engine, board)
     except AsyncWANError as error:

@@ -9,9 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from lightning_async import links
+from lightning_async.links import Link
 from lightning_async.worker.attach import Attachment
 from lightning_async.worker.engine import Engine
 from lightning_async.worker.leaving import leave_alone
+from lightning_async.worker.line import Line
 from lightning_async.worker.part import Identity
 from lightning_async.worker.tampering import tampering
 
@@ -33,6 +36,7 @@ class AsyncOptimizer(torch.optim.Optimizer):
         module: whose parameters the optimizer trains.
         server: address of a running server, `tcp://host:port`.
         name: of this worker; by default one that nobody else has.
+        link: for tests and demos, a line to the server that is worse than the real one: "cellular" (docs/networks.md).
         attack: for experiments that are marked as such, what this worker does to its updates: "sign_flip(k=10.0)".
         batch_size: samples in a step; the mean weighs workers by the samples that their updates hold.
         claims: configuration values that must be the run's, e.g. {"local_steps": 16}.
@@ -49,12 +53,14 @@ class AsyncOptimizer(torch.optim.Optimizer):
         claims: Mapping[str, object] | None = None,
         attack: str | None = None,
         batch_size: int = 1,
+        link: str | Link | None = None,
     ) -> None:
         super().__init__(optimizer.param_groups, optimizer.defaults)
         self.param_groups, self.state = optimizer.param_groups, optimizer.state
         self._wrapped, self._batch_size = optimizer, batch_size
         given = {key: repr(value) for key, value in (claims or {}).items()}
-        self.engine = Engine(server, module, [optimizer], Identity(name=name), given)
+        self._line = Line(None if link is None else links.link(link))
+        self.engine = Engine(server, module, [optimizer], Identity(name=name), given, world=self._line.world)
         if attack is not None:
             self.engine.tamper = tampering(attack, self.engine.name)
         try:
@@ -63,6 +69,7 @@ class AsyncOptimizer(torch.optim.Optimizer):
             self.engine.arm()
         except BaseException:
             self.engine.close("failed to start")
+            self._line.close()
             raise
 
     @property
@@ -102,10 +109,11 @@ class AsyncOptimizer(torch.optim.Optimizer):
         """Send what is not sent, leave, and take the newest parameters. Idempotent."""
         try:
             if self.engine.armed:
-                leave_alone(self.engine)
+                leave_alone(self.engine, self._line.connect)
         finally:
             self._attachment.detach()
             self.engine.close()
+            self._line.close()
 
     def __enter__(self) -> AsyncOptimizer:
         return self
@@ -118,3 +126,4 @@ class AsyncOptimizer(torch.optim.Optimizer):
         else:
             self._attachment.detach()
             self.engine.close(f"raised {kind.__name__ if kind else ''}")
+            self._line.close()

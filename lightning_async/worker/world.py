@@ -83,10 +83,11 @@ class InThread(Runner):
 
 @dataclass(frozen=True)
 class World:
-    """`clock` gives seconds that never go back; `connect` dials an address; `runner` makes a Runner for a courier."""
+    """`clock` gives seconds that never go back; `connect` dials an address, with options of its transport; `runner`
+    makes a Runner for a courier."""
 
     clock: Callable[[], float] = time.monotonic
-    connect: Callable[[str], Connection] = connect
+    connect: Callable[..., Connection] = connect
     runner: Callable[[], Runner] = InThread
 
 

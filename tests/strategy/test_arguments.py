@@ -74,6 +74,7 @@ def test_nested_members_by_path() -> None:
         ({"outer": "nesterov(lr=-1.0)"}, "outer lr: got -1.0"),
         ({"staleness": -1}, "-1"),
         ({"mode": "sync", "staleness": "adaptive"}, "mode='sync' means staleness"),
+        ({"link": "pigeon"}, "unknown link 'pigeon'"),
         ({"mode": "bulk"}, "mode: got 'bulk'"),
         ({"quorum": 0}, "quorum: got 0"),
         ({"quorum": "most"}, "quorum: got 'most'"),

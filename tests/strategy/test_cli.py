@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from models import Net
 
 from lightning_async import AsyncWANStrategy
 from lightning_async.config import RunConfig
+from lightning_async.links import PRESETS, link
 from lightning_async.server import ServerThread
 
 
@@ -52,6 +54,11 @@ def test_strings(tmp_path: Path) -> None:
     strategy = read(written(tmp_path, local_steps=8, compression="topk(density=0.02)", quorum="all")).trainer.strategy
     assert isinstance(strategy, AsyncWANStrategy)
     assert strategy._given == AsyncWANStrategy(local_steps=8, compression="topk(density=0.02)", quorum="all")._given
+
+
+def test_a_line_by_its_name_and_by_its_numbers(tmp_path: Path) -> None:
+    for given in ("cellular(loss=0.02)", {**asdict(PRESETS["cellular"]), "loss": 0.02}):
+        assert read(written(tmp_path, link=given)).trainer.strategy._link == link("cellular(loss=0.02)")
 
 
 def test_nested_objects(tmp_path: Path) -> None:

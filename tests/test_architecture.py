@@ -33,7 +33,7 @@ FLOORS = {
 
 # module -> the only place that may import it ("" for none)
 HOMES = {
-    "zmq": f"{PACKAGE}/transport/zeromq.py",
+    "zmq": f"{PACKAGE}/transport/zeromq",  # the file of that name and those that begin with it
     "lightning": f"{PACKAGE}/strategy/",
     "pytorch_lightning": f"{PACKAGE}/strategy/",
     "lightning_fabric": f"{PACKAGE}/strategy/",
@@ -192,6 +192,8 @@ def test_the_floors_are_seen(file, text, found):
     [
         ("lightning_async/server/x.py", "import zmq.asyncio", ["zmq"]),
         ("lightning_async/transport/zeromq.py", "import zmq", []),
+        ("lightning_async/transport/zeromq_curve.py", "import zmq", []),
+        ("lightning_async/transport/base.py", "import zmq", ["zmq"]),
         ("lightning_async/server/x.py", "def f():\n    from lightning.pytorch import Trainer", ["lightning"]),
         ("lightning_async/strategy/x.py", "import pytorch_lightning", []),
         ("lightning_async/strategy/x.py", "import pickle", ["pickle"]),

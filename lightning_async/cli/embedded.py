@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 STDIN = 0
 LONGEST_LINE_BYTES = 2**20
 log = logging.getLogger(__name__)
-KEYS = {"config", "address", "state_dir", "events", "run", "public", "validation"}
+KEYS = {"config", "address", "state_dir", "events", "run", "public", "keys", "validation"}
 
 
 class Owner:
@@ -117,6 +117,7 @@ def _open(line: str) -> Hosted:
         state_dir=order.get("state_dir"),
         events=order.get("events"),
         public=order.get("public") is True,
+        keys=order.get("keys"),
         validation=order.get("validation"),
     )
 

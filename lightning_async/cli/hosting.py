@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
+from lightning_async.cli.keys import note_address
 from lightning_async.cli.owner import private_of
 from lightning_async.config import RunConfig
 from lightning_async.errors import ConfigError
@@ -20,7 +22,9 @@ from lightning_async.server.private import Private
 from lightning_async.server.recorder import Recorder
 from lightning_async.server.recovery import recorded
 from lightning_async.telemetry import JsonLines, Prometheus, Sink
-from lightning_async.transport import listen
+from lightning_async.transport import Listener, listen
+from lightning_async.transport.addresses import is_loopback, parse
+from lightning_async.transport.keys import server_dir
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +70,7 @@ def host(
     state_dir: str | None = None,
     events: str | None = None,
     public: bool = False,
+    keys: str | None = None,
     validation: str | None = None,
     metrics: str | None = None,
     keep: bool = False,
@@ -74,9 +79,10 @@ def host(
 ) -> Hosted:
     """A server of `config` that listens at `address`. Raises CallerError for whatever cannot be used.
 
+    `keys`: folder of the server's keys; beyond this machine the usual one is looked for. `public`: do without there.
     `keep`: the journal in `state_dir` forgets nothing, so that `lightning-async replay` can begin at the beginning.
     """
-    options = {"public": public} if address.startswith("tcp://") else {}
+    options = _options(address, public, keys)
     with ExitStack() as undo:
         folder = _folder(state_dir) if state_dir else None
         lock = undo.enter_context(closing(_locked(folder))) if folder is not None else None
@@ -85,13 +91,30 @@ def host(
         sinks += [Prometheus(_file(metrics))] if metrics else []
         if folder is None:
             coordinator = Coordinator(config, run, private, secrets.token_hex(16))
-            return Hosted(Service(coordinator, listen(address, **options), sinks))
+            return Hosted(Service(coordinator, _listening(address, options), sinks))
         recorder = undo.enter_context(closing(_recorded(config, run, folder, private, keep)))
         every = snapshot_every_versions or None
         keeper = Keeper(folder, snapshot_every_s, every_versions=every, commits=recorder.commits, prunes=not keep)
-        service = Service(recorder.coordinator, listen(address, **options), sinks, keeper=keeper, recorder=recorder)
+        listener = _listening(address, options)
+        service = Service(recorder.coordinator, listener, sinks, keeper=keeper, recorder=recorder)
         undo.pop_all()
         return Hosted(service, lock)
+
+
+def _options(address: str, public: bool, keys: str | None) -> dict[str, Any]:
+    """What the transport is told of who may come in."""
+    if not address.startswith("tcp://"):
+        return {}
+    folder = Path(keys).expanduser() if keys else server_dir()
+    wanted = bool(keys) or not (public or is_loopback(parse(address).host))
+    return {"public": public, "keys": folder if wanted and (keys or folder.exists()) else None}
+
+
+def _listening(address: str, options: Mapping[str, Any]) -> Listener:
+    listener = listen(address, **options)
+    if options.get("keys") is not None:
+        note_address(options["keys"], listener.address)
+    return listener
 
 
 def _folder(state_dir: str) -> Path:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from lightning_async.cli import netem, pardon, plan, replay, resume, serve, simulate, status
+from lightning_async.cli import join, keys, netem, orders, pardon, plan, replay, resume, serve, simulate, status
 from lightning_async.errors import AsyncWANError, CallerError
 
 
@@ -31,6 +31,12 @@ COMMANDS: dict[str, Command] = {
     "simulate": Command("simulate a run in virtual time", simulate.add, simulate.run),
     "plan": Command("recommend round length, codec and quorum", plan.add, plan.run),
     "netem": Command("put a slow or bad line between two programs", netem.add, netem.run),
+    "keys": Command("make the keys of a server, or of a worker by hand", keys.add, keys.run),
+    "invite": Command("print a line with which one other person joins", keys.add_invite, keys.run_invite),
+    "join": Command("turn an invitation into a key", join.add, join.run),
+    "revoke": Command("make a key worth nothing, as the server's owner", orders.add_revoke, orders.run_revoke),
+    "stop": Command("stop a server, as its owner", orders.add, orders.run_stop),
+    "snapshot": Command("have a server write a snapshot, as its owner", orders.add, orders.run_snapshot),
     "pardon": Command("end the quarantine of a worker, as the server's owner", pardon.add, pardon.run),
 }
 

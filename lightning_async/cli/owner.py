@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_async.errors import ConfigError
-from lightning_async.persistence.files import force
+from lightning_async.transport.keys import write_private
 
 if TYPE_CHECKING:
     from lightning_async.server.private import Private, Validation
@@ -68,17 +68,7 @@ def _kept(path: Path) -> dict[str, Any]:
     if path.exists():
         return _read(path)
     made = {"secret": secrets.randbits(62), "token": secrets.token_urlsafe(24)}
-    aside = path.with_suffix(".new")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(made, file)
-        force(aside)
-        os.replace(aside, path)
-        force(path.parent)
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}") from error
+    write_private(path, json.dumps(made))
     return made
 
 

@@ -32,8 +32,10 @@ class Place:
 
     Args:
         address: where workers dial. Port 0 takes a free one, see the line that is printed.
-        public: allow an address that other machines can reach. Nothing asks yet who is calling, so do this only inside
-            a network that you trust.
+        keys: folder of the server's keys (`lightning-async keys server`): everything is encrypted, and only keys of
+            its list come in. Beyond this machine they are needed, and ~/.config/lightning_async/server is looked for.
+        public: listen beyond this machine without keys: whoever reaches the port may join and read, and nothing is
+            encrypted. Only inside a network that you trust.
         state_dir: folder in which the run survives: a journal of everything that was acknowledged, and snapshots. A
             server that is started on one goes on where the last one was, however that ended (docs/durability.md).
         keep_journal: forget nothing that is in the journal, for `lightning-async replay`; else what a snapshot holds.
@@ -47,6 +49,7 @@ class Place:
     """
 
     address: str = "tcp://127.0.0.1:5555"
+    keys: str | None = None
     public: bool = False
     state_dir: str | None = None
     keep_journal: bool = False
@@ -98,6 +101,7 @@ def attended(config: RunConfig, place: Place) -> int:
         state_dir=place.state_dir,
         events=place.events,
         public=place.public,
+        keys=place.keys,
         validation=place.validation,
         metrics=place.metrics,
         keep=place.keep_journal,

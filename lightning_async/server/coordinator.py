@@ -12,7 +12,7 @@ counters.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -46,6 +46,8 @@ ANSWERS: dict[type, Answer] = {
     m.Load: sharing.load,
     m.Status: sharing.status,
     m.Pardon: sharing.pardon,
+    m.Enrol: sharing.enrol,
+    m.Order: sharing.order,
 }
 
 
@@ -117,6 +119,15 @@ class Coordinator:
         """End the quarantine of the worker called `name`. Raises ConfigError when it is in none."""
         self._begin(now)
         standing.pardon(self.run, name)
+        return self.run.actions
+
+    def expel(self, names: Sequence[str], why: str, now: float) -> list[Action]:
+        """Count these members out at once; what they have pushed stays. Who is not there stays so."""
+        self._begin(now)
+        for name in names:
+            member = self.run.members.named(name)
+            if member is not None and member.alive:
+                exchange.depart(self.run, member, why)
         return self.run.actions
 
     def _begin(self, now: float) -> None:

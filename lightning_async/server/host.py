@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Iterable
+from pathlib import Path
 from types import TracebackType
 
 from lightning_async.config import RunConfig
@@ -19,7 +20,7 @@ from lightning_async.transport import listen
 class ServerThread:
     """`with ServerThread(config) as server: ... server.address`. After `close` the thread and the port are gone.
 
-    `validation` is what zeno judges by (server/private.py).
+    `validation` is what zeno judges by (server/private.py); `keys` the folder of a server's keys, also for loopback.
     """
 
     def __init__(
@@ -28,10 +29,12 @@ class ServerThread:
         address: str = "tcp://127.0.0.1:0",
         sinks: Iterable[Sink] = (),
         validation: Validation | None = None,
+        keys: Path | None = None,
     ) -> None:
         private = Private(secrets.randbits(62), validation)
         self.coordinator = Coordinator(config, "local", private, secrets.token_hex(16))
-        self._service = Service(self.coordinator, listen(address), sinks)
+        options = {} if keys is None else {"keys": keys}
+        self._service = Service(self.coordinator, listen(address, **options), sinks)
         self.address = self._service.address
         self._why = ""
         self._thread = threading.Thread(target=self._run, name="lightning-async-server", daemon=True)

@@ -9,6 +9,7 @@ forget what no kept snapshot needs.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -57,6 +58,10 @@ class Keeper:
         if self._due(run, now) and not self._writing and self._marks(run) != self._stored:
             self._next, self._ended, self._version = now + self._every_s, bool(run.ended), run.version
             self._begin(run)
+
+    def hurry(self) -> None:
+        """Begin a snapshot at the next look, if anything has changed."""
+        self._next = -math.inf
 
     def close(self, run: Run) -> None:
         """Write a last snapshot of what has changed since; it is on disk afterwards, or the log says why not."""

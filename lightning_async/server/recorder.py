@@ -7,6 +7,7 @@ crash could undo, neither of his own update nor of a version that came of anothe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from lightning_async.persistence import Commits, Record
@@ -84,6 +85,13 @@ class Recorder:
         version = self.coordinator.run.version
         actions = self.coordinator.pardon(worker, now)
         self._record(recording.PARDON, now, {"worker": worker}, version)
+        return actions
+
+    def expel(self, names: Sequence[str], why: str, now: float) -> list[Action]:
+        """As `Coordinator.expel`."""
+        version = self.coordinator.run.version
+        actions = self.coordinator.expel(names, why, now)
+        self._record(recording.EXPEL, now, {"names": list(names), "why": why}, version)
         return actions
 
     def _record_event(self, event: Event, header: bytes, now: float, version: int, broke: bool = False) -> None:

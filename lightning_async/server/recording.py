@@ -30,7 +30,7 @@ from lightning_async.server.run import Run
 from lightning_async.wire import messages as m
 from lightning_async.wire.frames import Envelope, pack, unpack
 
-START, MESSAGE, TICK, STOP, PARDON = "start", "message", "tick", "stop", "pardon"
+START, MESSAGE, TICK, STOP, PARDON, EXPEL = "start", "message", "tick", "stop", "pardon", "expel"
 CHANGING = (m.Hello, m.Init, m.Push, m.Leave, m.Lease, m.Share, m.Load, m.Pardon)
 
 
@@ -171,6 +171,7 @@ _ACTS: dict[str, Callable[[Coordinator, Step], object]] = {
     TICK: lambda coordinator, step: coordinator.handle(_event(step), step.now),
     STOP: lambda coordinator, step: coordinator.stop(str(step.values["why"]), step.now),
     PARDON: lambda coordinator, step: coordinator.pardon(str(step.values["worker"]), step.now),
+    EXPEL: lambda coordinator, step: coordinator.expel(step.values["names"], str(step.values["why"]), step.now),
 }
 
 

@@ -13,9 +13,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 
+from lightning_async.errors import ConfigError
 from lightning_async.server.actions import Action, Emit, Event, Gone, Limit, Received, Send, Stop, Tick
 from lightning_async.server.coordinator import Coordinator
 from lightning_async.server.keeper import Keeper
+from lightning_async.server.reception import Duties, Reception
 from lightning_async.server.recorder import Recorder
 from lightning_async.telemetry import Sink, events
 from lightning_async.transport.base import Listener
@@ -66,6 +68,10 @@ class Service:
         self._next_tick = 0.0
         self._stopped = self._releasing = False
         self._pardons: deque[tuple[str, Future[None]]] = deque()
+        self._halted = ""  # why, once the owner has ordered it
+        duties = Duties(self._halt, self._hurry, self._perform_pardon)
+        token = coordinator.run.rules.private.token
+        self._reception = Reception(listener.door, token, duties, lambda: self.coordinator.run.ack())
         self.damaged = 0  # messages that could not be read
         self.failures = 0  # exceptions in the coordinator, each a bug
 
@@ -80,7 +86,7 @@ class Service:
         It is asked about ten times a second. Workers get GOODBYE_S seconds to leave after that, unless `hurry()`:
         then one tick, so that what was said leaves the socket.
         """
-        while not (why := go_on()) and not self._stopped:
+        while not (why := self._halted or go_on()) and not self._stopped:
             self.turn()
         self._perform(self._brain.stop(why or "stopped", self._now()))
         self._settle()
@@ -135,20 +141,42 @@ class Service:
             self._answer_damaged(peer, error)
             return
         try:
-            self._handle(Received(peer, envelope))
+            reply = self._reception.receive(peer, envelope.message)
+            if reply is None:
+                self._handle(Received(peer, envelope))
+            else:
+                self._perform([Send(peer, Envelope(envelope.id, reply))])
         except Exception:
             self._complain(type(envelope.message).__name__)
             self._answer(peer, envelope.id, Reason.INTERNAL, "the server failed on this request; its log says why")
 
+    def _halt(self, why: str) -> None:
+        self._halted = why
+
+    def _hurry(self) -> None:
+        if self._keeper is None:
+            raise ConfigError("this server has no state_dir to keep a snapshot in")
+        self._keeper.hurry()
+
+    def _perform_pardon(self, name: str) -> None:
+        self._perform(self._brain.pardon(name, self._now()))
+
+    def _show_out(self) -> None:
+        """Members whose key was revoked are counted out at once; what they say next is refused."""
+        names = self._reception.shown_out(self.coordinator.run.members)
+        if names:
+            self._perform(self._brain.expel(names, "its key was revoked", self._now()))
+
     def _pardon(self, worker: str, asked: Future[None]) -> None:
         try:
-            self._perform(self._brain.pardon(worker, self._now()))
+            self._perform_pardon(worker)
             asked.set_result(None)
         except Exception as error:
             asked.set_exception(error)
 
     def _tick(self) -> None:
         try:
+            self._show_out()
             self._handle(Tick())
             if self._keeper is not None:
                 self._keeper.look(self.coordinator.run, self._clock())
@@ -218,7 +246,7 @@ class Service:
         for action in actions:
             match action:
                 case Send(peer, envelope, sums):
-                    if not self._listener.send(peer, pack(envelope, sums)):
+                    if not self._listener.send(peer, pack(self._reception.completed(envelope), sums)):
                         self._handle(Gone(peer))
                 case Emit(event):
                     log.log(_level(event), "%s", event)

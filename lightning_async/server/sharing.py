@@ -1,4 +1,4 @@
-"""Small requests: Beat, Lease, Share, Fetch, Load, Status, Pardon."""
+"""Small requests: Beat, Lease, Share, Fetch, Load, Status, Pardon; Enrol and Order where nobody may."""
 
 from __future__ import annotations
 
@@ -105,3 +105,13 @@ def pardon(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> 
     except ConfigError as error:
         return Refusal(Reason.PROTOCOL, str(error))
     return run.ack()
+
+
+def enrol(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> Refusal:
+    """Of a server without keys; one that has them answers before (server/service.py)."""
+    return Refusal(Reason.KEY, "this server has no keys, so nobody needs an invitation to join it")
+
+
+def order(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> Refusal:
+    """Of somebody who is not the owner; the owner is obeyed before (server/service.py)."""
+    return Refusal(Reason.ROLE, "only the server's owner gives orders, with an owner's key or from its state_dir")

@@ -63,7 +63,8 @@ class AsyncWANHooks(RoundHooks, TrialHooks, CheckpointHooks):
         state_dir: folder where an embedded server keeps its state: one that dies, and the next run, go on from there.
         validation: of an embedded server, for zeno: a function of a module, or "module:function" (server/private.py).
         data: "shared" gives each worker its own samples of data that all have; "own" leaves the loaders as they are.
-        name: of this worker in status and logs; by default host, rank and a random part.
+        name: of this worker in status and logs; by default its key's, or host, rank and a random part.
+        key: this worker's key file; by default $LIGHTNING_ASYNC_KEY or what `lightning-async join` made; "none": none.
         link: for tests and demos, a line to the server that is worse than the real one: "cellular(loss=0.02)"
             (docs/networks.md); every rank gets one of its own.
         attack: for experiments (LIGHTNING_ASYNC_EXPERIMENT=1), what becomes of its updates: "sign_flip(k=10.0)".
@@ -92,6 +93,7 @@ class AsyncWANHooks(RoundHooks, TrialHooks, CheckpointHooks):
         validation: str | Validation | None = None,
         data: Literal["shared", "own"] = "shared",
         name: str | None = None,
+        key: str | None = None,
         link: str | Link | None = None,
         attack: str | None = None,
         accelerator: Any = None,
@@ -120,7 +122,7 @@ class AsyncWANHooks(RoundHooks, TrialHooks, CheckpointHooks):
         if data not in ("shared", "own"):
             raise ConfigError(f'data: got {data!r}, expected "shared" or "own"')
         self._link = None if link is None else links.link(link)
-        self._attack = attack
+        self._attack, self._key = attack, key
         if attack is not None:
             tampering(attack, "")  # says at once what cannot be
         self.parallel_devices, self.cluster_environment = parallel_devices, cluster_environment
@@ -147,7 +149,14 @@ class AsyncWANHooks(RoundHooks, TrialHooks, CheckpointHooks):
         if self._fitting:
             self._fits, self._last = self._fits + 1, {}
             self._session = Session(
-                self._given, self._place(), self._state_dir, self._name, self._give_up, self._running, self._link
+                self._given,
+                self._place(),
+                self._state_dir,
+                self._name,
+                self._give_up,
+                self._running,
+                self._link,
+                self._key,
             )
             self._session.open()
 

@@ -22,6 +22,7 @@ from lightning_async.strategy.embedded import EmbeddedServer
 from lightning_async.strategy.group import Group, Place, next_name
 from lightning_async.strategy.launch import Watch
 from lightning_async.strategy.supervisor import Supervisor
+from lightning_async.transport.keys import key_for
 from lightning_async.worker import Attachment, Engine, Identity
 from lightning_async.worker import requests as ask
 from lightning_async.worker.board import Board
@@ -44,6 +45,7 @@ class Session:
         give_up: asked in every wait; True when training is being stopped.
         running: rank -> whether that process of the launch still runs, as far as this one can know.
         link: a line that this worker is to have to the server.
+        key: file with the key for the server; None for the usual one (transport/keys.py).
     """
 
     def __init__(
@@ -55,12 +57,14 @@ class Session:
         give_up: Callable[[], bool],
         running: Callable[[int], bool],
         link: Link | None = None,
+        key: str | None = None,
     ) -> None:
         self._given, self._name, self._running = given, name, running
         self._line = Line(link, seed=place.rank)
         self._asked_to_give_up = give_up
         self._place = place if place.alone else replace(place, group=next_name(place.group))
         self._state_dir = state_dir
+        self._key = None if place.embedded else key_for(place.address, key)
         self._watch = Watch()
         self._server: Supervisor | None = None
         self._closing = False
@@ -104,7 +108,7 @@ class Session:
         return server.address
 
     def _make_board(self) -> Board:
-        return Board(self.address, self._place.group, self._give_up, self._line.connect)
+        return Board(self.address, self._place.group, self._give_up, self._line.connect, self._key)
 
     def _gathered(self) -> Group | None:
         """The group of this launch; None for a process that stands for itself."""
@@ -115,7 +119,7 @@ class Session:
 
     def join(self, module: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> Engine:
         """Join the run with `module`. Raises LayoutError, ConfigError, RefusedError, UnreachableError."""
-        identity = Identity(name=self._name, group=self._place.group, rank=self._place.rank)
+        identity = Identity(name=self._name, group=self._place.group, rank=self._place.rank, key=self._key)
         claims = {} if self._place.embedded else self._given.claims()
         self.engine = Engine(self.address, module, optimizers, identity, claims, self._give_up, self._line.world)
         self.engine.start()

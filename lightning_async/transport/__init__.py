@@ -51,7 +51,10 @@ def listen(url: str, **options: Any) -> Listener:
 
 
 def connect(url: str, **options: Any) -> Connection:
-    """A worker's end that dials `url`. Options are those of its transport; raises ConfigError likewise."""
+    """A worker's end that dials `url`. Options are those of its transport; raises ConfigError likewise.
+
+    Whoever dials for a user asks `keys.key_for` first, and gives what it says as `key`.
+    """
     return _named(url).connect(url, **options)
 
 

@@ -10,6 +10,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lightning_async.transport.door import Door
+
 Frame = bytes | bytearray | memoryview
 
 
@@ -35,13 +37,16 @@ class Count:
 class Connection(ABC):
     """A worker's end: dials out, reconnects by itself, never blocks for longer than it is told."""
 
+    trouble: str = ""  # what this transport knows of why nobody answers, for people
+
     @abstractmethod
     def send(self, frames: Sequence[Frame]) -> None:
         """Queue one message. Never blocks. Raises NetworkError when the queue is full: the peer does not read."""
 
     @abstractmethod
     def receive(self, timeout_s: float) -> list[memoryview] | None:
-        """The next message, or None after `timeout_s` or a `wake`."""
+        """The next message, or None after `timeout_s` or a `wake`. Raises RefusedError when the server takes no key of
+        ours, or speaks only with keys."""
 
     @abstractmethod
     def wake(self) -> None:
@@ -60,6 +65,7 @@ class Listener(ABC):
     """The server's end. A peer is an opaque key that stays the same while its connection lives."""
 
     address: str  # where workers dial, with the real port
+    door: Door | None = None  # where peers prove who they are; None: nobody is asked
 
     @abstractmethod
     def receive(self, timeout_s: float) -> tuple[bytes, list[memoryview]] | None:

@@ -242,7 +242,7 @@ class FaultyListener(Listener):
     """A listener on a bad network; its script sees the messages of all peers in the order of their arrival."""
 
     def __init__(self, script: Script, inner: Listener, clock: Clock) -> None:
-        self.address = inner.address
+        self.address, self.door = inner.address, inner.door
         self._inner = inner
         self._line = _Line(script, clock, lambda parcel: inner.send(*parcel))
         self.fired = self._line.fired

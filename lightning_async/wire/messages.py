@@ -33,6 +33,7 @@ class Reason(str, Enum):
     DATASET = "dataset"  # data set of another length than the run's
     ROLE = "role"  # not allowed to this role
     STOPPING = "stopping"  # the server is going away
+    KEY = "key"  # this key may not do that: unknown, revoked, another's name, a role that has no right to it
     INTERNAL = "internal"  # the server's own fault; it goes on
 
 
@@ -152,6 +153,23 @@ class Pardon:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Enrol:
+    """Put the key of this connection onto the server's list, as an invitation allows; needs no join."""
+
+    token: str
+    name: str = ""  # wished for, where the invitation names none
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """An order of the server's owner: "stop", "snapshot", "pardon", "revoke"; needs no join."""
+
+    what: str
+    name: str = ""  # pardon, revoke: whom
+    token: str = ""  # from the owner's file in the server's state_dir; an owner's key needs none
+
+
+@dataclass(frozen=True, kw_only=True)
 class Welcome:
     """You are in."""
 
@@ -237,8 +255,17 @@ class Report:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Enrolled:
+    """Answer to Enrol: who this key is from now on, for its next connection too."""
+
+    name: str
+    role: str
+    workers: int = 1  # that may bear its name at a time
+
+
+@dataclass(frozen=True, kw_only=True)
 class Ack:
-    """Answer to Init, Load, Beat, Leave and Pardon."""
+    """Answer to Init, Load, Beat, Leave, Pardon and Order."""
 
     version: int
     live: int = 0  # workers that are there now
@@ -246,9 +273,24 @@ class Ack:
     waiting: int = 0  # to Leave: local steps of this worker that are in no version yet
 
 
-Request = Hello | Init | Push | Pull | Beat | Leave | Lease | Share | Fetch | Load | Status | Pardon
-Reply = Welcome | Refused | Receipt | Params | Ranges | Shared | Moments | Report | Ack
+Request = Hello | Init | Push | Pull | Beat | Leave | Lease | Share | Fetch | Load | Status | Pardon | Enrol | Order
+Reply = Welcome | Refused | Receipt | Params | Ranges | Shared | Moments | Report | Enrolled | Ack
 Message = Request | Reply
 
-REQUESTS: tuple[type, ...] = (Hello, Init, Push, Pull, Beat, Leave, Lease, Share, Fetch, Load, Status, Pardon)
-REPLIES: tuple[type, ...] = (Welcome, Refused, Receipt, Params, Ranges, Shared, Moments, Report, Ack)
+REQUESTS: tuple[type, ...] = (
+    Hello,
+    Init,
+    Push,
+    Pull,
+    Beat,
+    Leave,
+    Lease,
+    Share,
+    Fetch,
+    Load,
+    Status,
+    Pardon,
+    Enrol,
+    Order,
+)
+REPLIES: tuple[type, ...] = (Welcome, Refused, Receipt, Params, Ranges, Shared, Moments, Report, Enrolled, Ack)

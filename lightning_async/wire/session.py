@@ -12,6 +12,8 @@ from enum import Enum
 from lightning_async.wire.messages import (
     Ack,
     Beat,
+    Enrol,
+    Enrolled,
     Fetch,
     Hello,
     Init,
@@ -20,6 +22,7 @@ from lightning_async.wire.messages import (
     Load,
     Message,
     Moments,
+    Order,
     Params,
     Pardon,
     Pull,
@@ -52,7 +55,7 @@ def _stay(state: State, *requests: type) -> dict[type, State]:
 
 
 _EXIT: Mapping[type, State] = {Hello: State.JOINED, Leave: State.GONE}
-_ANYBODY = (Status, Pardon)
+_ANYBODY = (Status, Pardon, Enrol, Order)
 
 # (state, request) -> state after the request was done. Hello leads to the state that `welcomed` reads from its reply.
 TRANSITIONS: Mapping[State, Mapping[type, State]] = {
@@ -96,6 +99,8 @@ REPLY: Mapping[type, type] = {
     Load: Ack,
     Status: Report,
     Pardon: Ack,
+    Enrol: Enrolled,
+    Order: Ack,
 }
 
 

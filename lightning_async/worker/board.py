@@ -11,12 +11,14 @@ import os
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from lightning_async.errors import AsyncWANError, NetworkError, RefusedError
 from lightning_async.layout import Layout
 from lightning_async.transport import connect
 from lightning_async.transport.base import Connection, Frame
+from lightning_async.transport.keys import Key
 from lightning_async.wire.messages import Hello, Refused, Reply, Request
 from lightning_async.worker import requests
 from lightning_async.worker.courier import GOODBYE_S, Courier
@@ -36,12 +38,14 @@ class Board:
         group: str,
         give_up: Callable[[], bool] = lambda: False,
         connect: Callable[..., Connection] = connect,
+        key: Key | None = None,
     ) -> None:
         self._group, self._give_up = group, give_up
-        hello = Hello(worker=f"board-{os.getpid()}-{uuid.uuid4().hex[:8]}", instance=uuid.uuid4().hex, role="observer")
-        self._courier = Courier(
-            lambda welcomed, heard: Link(lambda: connect(address), hello, welcomed, heard, address), Layout(())
-        )
+        name = f"board-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        name = name if key is None else f"{key.name}/{name}"
+        hello = Hello(worker=name, instance=uuid.uuid4().hex, role="observer")
+        dial = partial(connect, address) if key is None else partial(connect, address, key=key)
+        self._courier = Courier(lambda welcomed, heard: Link(dial, hello, welcomed, heard, address), Layout(()))
         self._courier.start()
 
     def offer(self, key: str, value: str) -> str:

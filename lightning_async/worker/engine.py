@@ -108,7 +108,7 @@ class Engine:
 
     def _make_link(self, welcomed: Callable[[Welcome], None], heard: Callable[[Ack], None]) -> Link:
         hello = self.identity.hello(self.name, self.shared.layout, self._claims)
-        dial, largest = (lambda: self._connect(self.address)), 4 * self.shared.layout.d
+        dial, largest = (lambda: self.identity.dial(self._connect, self.address)), 4 * self.shared.layout.d
         return Link(dial, hello, welcomed, heard, self.address, largest, self.clock)
 
     def ask(self, message: Request, payload: tuple[Frame, ...] = ()) -> tuple[Reply, tuple[Frame, ...]]:

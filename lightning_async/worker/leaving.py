@@ -34,7 +34,7 @@ def leave_alone(engine: Engine, connect: Callable[..., Connection] = connect) ->
     if not engine.replica.pending:
         engine.close()
         return
-    board = Board(engine.address, "leaving", connect=connect)
+    board = Board(engine.address, "leaving", connect=connect, key=engine.identity.key)
     try:
         leave(engine, board)
     except AsyncWANError as error:

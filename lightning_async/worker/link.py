@@ -42,6 +42,7 @@ SLOWEST_BYTES_S = 60_000.0  # assumed until a transfer was measured: half of 1 M
 HINT_S = 3.0
 HELLO_S = 3.0  # until a Hello without an answer is said again; then ever later
 AGAIN = {Reason.PROTOCOL.value, Reason.VERSION.value, Reason.INTERNAL.value}  # not read, or perhaps done in part
+CHECK = "Check that the server runs (`lightning-async status`), the address and port, and that a firewall lets TCP out"
 MOST_REPEATS = 5  # of a request that was refused so
 log = logging.getLogger(__name__)
 
@@ -128,7 +129,8 @@ class Link:
     def pump(self, timeout_s: float) -> None:
         """Receive for at most `timeout_s`, handle what came, then do what time asks for.
 
-        Raises RefusedError when the server does not let us in, UnreachableError when nobody has answered for too long.
+        Raises RefusedError when the server does not let us in, or takes our key no more, UnreachableError when nobody
+        has answered for too long.
         """
         frames = self.connection.receive(timeout_s)
         while frames is not None:
@@ -217,6 +219,8 @@ class Link:
         if isinstance(reply, Refused) and reply.reason == Reason.STRANGER.value and not isinstance(call.message, Leave):
             self._rejoin()
             return
+        if isinstance(reply, Refused) and reply.reason == Reason.KEY.value:
+            raise RefusedError(reply.reason, f"{self._address} takes nothing from this worker: {reply.detail}")
         if isinstance(reply, Refused) and reply.reason in AGAIN and call.repeats < MOST_REPEATS:
             call.repeats += 1
             self._send(call)
@@ -268,18 +272,13 @@ class Link:
         silent = now - self._last_heard
         if not self.joined and silent > HINT_S and not self._hinted:
             self._hinted = True
-            log.warning(
-                "no answer from %s yet; trying for %.0f s more. Check that the server runs, the address and port, and "
-                "that a firewall lets TCP out",
-                self._address,
-                self._patience_s - silent,
-            )
+            left, why = self._patience_s - silent, self.connection.trouble or CHECK
+            log.warning("no answer from %s yet; trying for %.0f s more. %s", self._address, left, why)
         if not self._calls:
             return
         if silent > self._patience_s:
             raise UnreachableError(
-                f"nobody answered at {self._address} for {silent:.0f} s. Check that the server runs "
-                "(`lightning-async status`), the address and port, and that a firewall lets TCP out"
+                f"nobody answered at {self._address} for {silent:.0f} s. {self.connection.trouble or CHECK}"
             )
         under_way = sum(call.bytes for call in self._calls.values()) + self._reply_bytes
         rate = self.bytes_per_s.value or SLOWEST_BYTES_S

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import nn
 
 from lightning_async import links
 from lightning_async.links import Link
+from lightning_async.transport.keys import key_for
 from lightning_async.worker.attach import Attachment
 from lightning_async.worker.engine import Engine
 from lightning_async.worker.leaving import leave_alone
@@ -38,6 +40,8 @@ class AsyncOptimizer(torch.optim.Optimizer):
         name: of this worker; by default one that nobody else has.
         link: for tests and demos, a line to the server that is worse than the real one: "cellular" (docs/networks.md).
         attack: for experiments that are marked as such, what this worker does to its updates: "sign_flip(k=10.0)".
+        key: file with this worker's key (`lightning-async join` makes it); "none" for a server without keys beyond this
+            machine. By default $LIGHTNING_ASYNC_KEY, or the one that was made for this server.
         batch_size: samples in a step; the mean weighs workers by the samples that their updates hold.
         claims: configuration values that must be the run's, e.g. {"local_steps": 16}.
 
@@ -54,13 +58,15 @@ class AsyncOptimizer(torch.optim.Optimizer):
         attack: str | None = None,
         batch_size: int = 1,
         link: str | Link | None = None,
+        key: str | Path | None = None,
     ) -> None:
         super().__init__(optimizer.param_groups, optimizer.defaults)
         self.param_groups, self.state = optimizer.param_groups, optimizer.state
         self._wrapped, self._batch_size = optimizer, batch_size
         given = {key: repr(value) for key, value in (claims or {}).items()}
         self._line = Line(None if link is None else links.link(link))
-        self.engine = Engine(server, module, [optimizer], Identity(name=name), given, world=self._line.world)
+        identity = Identity(name=name, key=key_for(server, key))
+        self.engine = Engine(server, module, [optimizer], identity, given, world=self._line.world)
         if attack is not None:
             self.engine.tamper = tampering(attack, self.engine.name)
         try:

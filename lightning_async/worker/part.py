@@ -6,27 +6,38 @@ import math
 import platform
 import socket
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
 
 from lightning_async.layout import Layout
+from lightning_async.transport.base import Connection
+from lightning_async.transport.keys import Key
 from lightning_async.wire.messages import Hello
 
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """Who this worker is. `group` and `rank` are those of its launch: processes that one script started."""
+    """Who this worker is. `group` and `rank` are those of its launch: processes that one script started; `key` is for
+    a server with keys, and gives the name."""
 
     name: str = ""
     group: str = ""
     rank: int = 0
+    key: Key | None = None
 
     @property
     def full_name(self) -> str:
-        """The name given, or one that no other process has."""
+        """The key's name; without a key the name given, or one that no other process has. Raises ConfigError when
+        another name was given than the key's."""
+        if self.key is not None:
+            return self.key.worker_name(self.name, self.rank)
         return self.name or f"{socket.gethostname()}-{self.rank}-{uuid.uuid4().hex[:6]}"
+
+    def dial(self, connect: Callable[..., Connection], address: str) -> Connection:
+        """A connection to `address`, with the key where there is one."""
+        return connect(address) if self.key is None else connect(address, key=self.key)
 
     def hello(self, name: str, layout: Layout, claims: Mapping[str, str]) -> Hello:
         """The greeting of a new process called `name` that trains `layout`."""

@@ -432,3 +432,19 @@ def test_an_init_of_a_worker_is_recorded_with_its_parameters() -> None:
     frames = [record.frames for record in room.tape.records if record.frames]
     assert bytes(frames[0][0]) == raw(START)
     assert [record.number for record in room.tape.records] == list(itertools.islice(itertools.count(1), 3))
+
+
+def test_who_was_shown_out_is_out_in_the_replay_too() -> None:
+    """A quorum of all is complete without it, at once."""
+    room = Taped(quorum="all").begin("a", "b")
+    room.push("a", torch.ones(8))
+    assert room.run.version == 0
+    room.now += 1.0
+    room.recorder.expel(["b", "nobody"], "its key was revoked", room.now)
+    assert room.run.version == 1
+    assert [member.name for member in room.run.members.workers()] == ["a"]
+    state = replayed(room.tape.records)
+    assert state.coordinator is not None
+    assert state.differing == ""
+    assert state.coordinator.run.version == 1
+    assert_same(state.coordinator, room.coordinator)

@@ -17,7 +17,8 @@ from ports import nobody
 from tcp_proxy import Proxy
 
 from lightning_async.errors import CallerError, ConfigError, NetworkError
-from lightning_async.transport import zeromq
+from lightning_async.transport import zeromq, zeromq_endpoint
+from lightning_async.transport.zeromq_endpoint import Endpoint
 from lightning_async.wire.frames import Envelope, FrameError, pack, unpack
 from lightning_async.wire.messages import Report, Status
 
@@ -80,7 +81,7 @@ def test_garbage_disturbs_nobody(listener, dial, kind):
 
 
 def test_a_stranger_that_says_nothing_is_dropped(monkeypatch):
-    monkeypatch.setattr(zeromq, "HANDSHAKE_S", 0.2)
+    monkeypatch.setattr(zeromq_endpoint, "HANDSHAKE_S", 0.2)
     with (
         contextlib.closing(zeromq.listen(LOOPBACK)) as listener,
         socket.create_connection(place(listener), timeout=WAIT_S) as stranger,
@@ -273,8 +274,8 @@ def test_machines_that_vanish_are_noticed_by_the_kernel(listener, dial):
         assert len(lines) == 2
         for line in lines:
             assert line.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
-            assert line.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == zeromq.SILENCE_S / 3
-            assert line.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == zeromq.SILENCE_S * 1000
+            assert line.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == zeromq_endpoint.SILENCE_S / 3
+            assert line.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == zeromq_endpoint.SILENCE_S * 1000
 
 
 def _listens(line):
@@ -293,14 +294,14 @@ def _sockets_of_this_process():
 @pytest.mark.parametrize("heartbeats", [False, True])
 def test_zmtp_heartbeats_would_end_a_slow_upload(monkeypatch, heartbeats):
     """The reason for docs/decisions/0010: they cannot pass the frame that is travelling."""
-    configure = zeromq._Endpoint._configure
+    configure = Endpoint._configure
 
     def with_heartbeats(end, *limits):
         configure(end, *limits)
         end.socket.heartbeat_ivl, end.socket.heartbeat_timeout = 200, 800
 
     if heartbeats:
-        monkeypatch.setattr(zeromq._Endpoint, "_configure", with_heartbeats)
+        monkeypatch.setattr(Endpoint, "_configure", with_heartbeats)
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(contextlib.closing(zeromq.listen(LOOPBACK)))
         proxy = stack.enter_context(Proxy(listener.address, rate=4e6))
@@ -329,7 +330,7 @@ def test_a_queue_that_is_read_never_fills():
 
 
 def test_a_large_frame_is_not_copied_and_a_small_one_is(dial):
-    small, large = bytearray(1000), bytearray(zeromq.COPY_BELOW_BYTES)
+    small, large = bytearray(1000), bytearray(zeromq_endpoint.COPY_BELOW_BYTES)
     with nobody() as address:  # what is sent stays queued
         dial(address).send([small, large])
         small.append(0)

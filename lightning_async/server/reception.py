@@ -1,0 +1,99 @@
+"""What is said to the server and not to the run: by whom may it be said at all, new keys, the owner's orders.
+
+Asked about every message before the coordinator sees it. What is answered here never reaches the run or its journal,
+but for orders that change the run, which go through the recorder like everything that does.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from lightning_async.errors import ConfigError
+from lightning_async.server.gate import Gate
+from lightning_async.server.members import Member
+from lightning_async.transport.allowed import revoke
+from lightning_async.transport.door import Door
+from lightning_async.wire import messages as m
+from lightning_async.wire.frames import Envelope
+from lightning_async.wire.messages import Reason
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Duties:
+    """What the owner may order, done by the server. Each raises ConfigError for what cannot be done."""
+
+    stop: Callable[[str], None]
+    snapshot: Callable[[], None]
+    pardon: Callable[[str], None]
+
+
+class Reception:
+    """Of a server with this `door`, or without one. `token` is its owner's, empty for none; `ack` answers orders."""
+
+    def __init__(self, door: Door | None, token: str, duties: Duties, ack: Callable[[], m.Ack]) -> None:
+        self._door, self._gate = door, None if door is None else Gate(door)
+        self._token, self._ack = token, ack
+        self._orders: Mapping[str, Callable[[m.Order], None]] = {
+            "stop": lambda order: duties.stop("stopped by its owner"),
+            "snapshot": lambda order: duties.snapshot(),
+            "pardon": lambda order: duties.pardon(order.name),
+            "revoke": self._revoke,
+        }
+
+    def receive(self, peer: bytes, message: m.Message) -> m.Reply | None:
+        """The answer; None for what is the run's business."""
+        refusal = None if self._gate is None else self._gate.check(peer, message)
+        if refusal is not None:
+            return m.Refused(reason=refusal.reason.value, detail=refusal.detail)
+        if not isinstance(message, (m.Enrol, m.Order, m.Pardon)):
+            return None
+        try:
+            return self._told(peer, message)
+        except ConfigError as error:
+            reason = Reason.KEY if isinstance(message, m.Enrol) else Reason.PROTOCOL
+            return m.Refused(reason=reason.value, detail=str(error))
+
+    def shown_out(self, members: Iterable[Member]) -> list[str]:
+        """The members whose key has been revoked since the last call; looks only when the list has changed."""
+        if self._gate is None or self._door is None or not self._door.refresh():
+            return []
+        return [member.name for member in members if member.alive and self._gate.is_out(member.peer)]
+
+    def completed(self, envelope: Envelope) -> Envelope:
+        """A report says beside the run's state what was turned away at the door."""
+        if self._door is None or not isinstance(envelope.message, m.Report):
+            return envelope
+        return replace(envelope, message=m.Report(state=envelope.message.state | {"door": dict(self._door.counts)}))
+
+    def _told(self, peer: bytes, message: m.Enrol | m.Order | m.Pardon) -> m.Reply | None:
+        if isinstance(message, m.Enrol):
+            return None if self._door is None else self._enrolled(self._door, peer, message)
+        order = message if isinstance(message, m.Order) else m.Order(what="pardon", name=message.worker)
+        if not self._is_owner(peer, message.token):
+            return None
+        act = self._orders.get(order.what)
+        if act is None:
+            raise ConfigError(f"got the order {order.what[:40]!r}, expected one of {', '.join(self._orders)}")
+        act(order)
+        log.warning("the owner has ordered: %s %s", order.what, order.name[:80])
+        return self._ack()
+
+    def _enrolled(self, door: Door, peer: bytes, enrol: m.Enrol) -> m.Enrolled:
+        caller = door.enrol(peer, enrol.token, enrol.name)
+        log.warning("%s %r is on the list of keys", caller.role, caller.name)
+        return m.Enrolled(name=caller.name, role=caller.role, workers=caller.workers)
+
+    def _is_owner(self, peer: bytes, token: str) -> bool:
+        if self._gate is not None and self._gate.is_owner(peer):
+            return True
+        return bool(self._token) and hmac.compare_digest(self._token.encode(), token.encode())
+
+    def _revoke(self, order: m.Order) -> None:
+        if self._door is None:
+            raise ConfigError("this server has no keys, so there is nothing to revoke")
+        revoke(self._door.folder, order.name)

@@ -1,0 +1,1 @@
+"""A small worker, for other languages to be written after."""

@@ -54,7 +54,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code: 2 for a wrong argument or configuration, 1 for anything else that went wrong."""
-    args = parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    args = parser().parse_args(words, argparse.Namespace(words=words))
     try:
         return COMMANDS[args.command].run(args)
     except AsyncWANError as error:

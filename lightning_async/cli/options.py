@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import fields
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -32,11 +32,13 @@ def descriptions(kind: type) -> dict[str, str]:
     return found
 
 
-def add_fields(parser: argparse.ArgumentParser, kind: type, title: str) -> None:
-    """One option for each field of the dataclass `kind`; a boolean field becomes a flag."""
+def add_fields(parser: argparse.ArgumentParser, kind: type, title: str, without: Collection[str] = ()) -> None:
+    """One option for each field of the dataclass `kind` but those `without`; a boolean field becomes a flag."""
     group = parser.add_argument_group(title)
     hints, help_of = get_type_hints(kind), descriptions(kind)
     for field in fields(kind):
+        if field.name in without:
+            continue
         text = f"{help_of.get(field.name, '')} Default: {_shown(field.default)}.".strip()
         shape: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
         if hints[field.name] is not bool:

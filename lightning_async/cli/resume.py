@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lightning_async.cli import serve
 from lightning_async.cli.options import add_fields, given
+from lightning_async.errors import ConfigError
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -17,12 +18,15 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--cut", type=int, metavar="N", help="first forget what the journal has after record N, where that is damaged: "
         "updates that were acknowledged are given up"
     )  # fmt: skip
-    add_fields(parser, serve.Place, "place; state_dir and run are those of the run")
+    serve.add_supervision(parser)
+    add_fields(parser, serve.Place, "place", without={"state_dir", "run"})
 
 
 def run(args: argparse.Namespace) -> int:
     from lightning_async.server.history import read_run, stored_config
 
+    if args.cut is not None and args.supervise:
+        raise ConfigError("--cut and --supervise: cut first, with --check, then supervise; a cut is not to be repeated")
     if args.cut is not None:
         cut(args.state, args.cut)
     config, name = stored_config(args.state)
@@ -31,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"{coordinator!r}\nrun {name!r} with {config}")
         return 0
     place = serve.Place(**given(args, serve.Place))
-    return serve.attended(config, replace(place, state_dir=str(args.state), run=name))
+    return serve.served(config, replace(place, state_dir=str(args.state), run=name), args)
 
 
 def cut(folder: Path, number: int) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from lightning_async.cli import supervise
 from lightning_async.cli.options import add_fields, given
 from lightning_async.config import MODES, RunConfig, read_config
 from lightning_async.errors import ConfigError
@@ -69,11 +70,20 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--embedded", action="store_true", help="for programs: take orders on stdin, see cli/embedded.py"
     )
+    add_supervision(parser)
     parser.add_argument(
         "--mode", choices=list(MODES), default=argparse.SUPPRESS, help='"sync" is short for --staleness 0 --quorum all.'
     )
     add_fields(parser, Place, "place")
     add_fields(parser, RunConfig, "run")
+
+
+def add_supervision(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--supervise", action="store_true", help="start the server again when it has died, three times in five minutes "
+        "at most; needs a state_dir and a port"
+    )  # fmt: skip
+    parser.add_argument("--supervised-by", type=int, metavar="PID", help=argparse.SUPPRESS)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -83,13 +93,22 @@ def run(args: argparse.Namespace) -> int:
         return embedded.run()
     mode = {"mode": args.mode} if hasattr(args, "mode") else {}
     flags = {**mode, **given(args, Place), **given(args, RunConfig)}
-    return attended(*configured(read_file(args.config), flags))
+    return served(*configured(read_file(args.config), flags), args)
 
 
-def attended(config: RunConfig, place: Place) -> int:
-    """Serve until the run is over or a signal comes; the exit code."""
+def served(config: RunConfig, place: Place, args: argparse.Namespace) -> int:
+    """Serve, in this process or in one that it looks after; the exit code."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
-    attendant = Attendant()
+    if args.supervise and args.supervised_by is None:
+        supervise.check(place.address, place.state_dir)
+        return supervise.Watch(supervise.command_of(args.words)).run()
+    return attended(config, place, args.supervised_by)
+
+
+def attended(config: RunConfig, place: Place, supervisor: int | None) -> int:
+    """Serve until the run is over, a signal comes, or the process `supervisor` is not our parent any more; the exit
+    code."""
+    attendant = Attendant(supervisor)
     signal.signal(signal.SIGINT, attendant.signalled)
     signal.signal(signal.SIGTERM, attendant.signalled)
     from lightning_async.cli.hosting import host  # imports torch; what is wrong above is said before
@@ -154,8 +173,9 @@ def join_line(address: str) -> str:
 class Attendant:
     """Watches a server that people run: signals, the line in the log, and whether the run is over."""
 
-    def __init__(self) -> None:
+    def __init__(self, supervisor: int | None = None) -> None:
         self.signal = 0
+        self._supervisor = supervisor
         self._line = ""
         self._next_line = 0.0
         self._over_since: float | None = None
@@ -171,6 +191,8 @@ class Attendant:
         if self.signal:
             log.info("%s: telling the workers; once more to end at once", signal.Signals(self.signal).name)
             return f"stopped by {signal.Signals(self.signal).name}"
+        if self._supervisor is not None and os.getppid() != self._supervisor:
+            return "its supervisor has died"
         if now >= self._next_line:
             self._next_line = now + LINE_S
             self._say(repr(hosted.service.coordinator))

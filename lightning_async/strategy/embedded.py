@@ -16,10 +16,11 @@ import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from lightning_async.config import RunConfig
 from lightning_async.errors import ConfigError, NetworkError
+from lightning_async.restarts import own_group
 
 SLICE_S = 0.05
 START_S = 120.0  # importing torch from a cold network disk takes a while
@@ -108,7 +109,7 @@ class EmbeddedServer:
                 stderr=err.writer,
                 bufsize=0,
                 env=_environment(),
-                **_own_group(),
+                **own_group(),
             )
         except BaseException:
             out.close()
@@ -240,10 +241,3 @@ def _environment() -> dict[str, str]:
     if root.name not in ("site-packages", "dist-packages"):
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), environment.get("PYTHONPATH", "")]))
     return environment
-
-
-def _own_group() -> dict[str, Any]:
-    """A terminal's Ctrl+C does not reach the child even before it has had time to ignore it."""
-    if sys.platform == "win32":
-        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-    return {"start_new_session": True}

@@ -10,15 +10,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 
 from lightning_async.errors import AsyncWANError, NetworkError
+from lightning_async.restarts import Restarts
 from lightning_async.strategy.embedded import EmbeddedServer
 
 LOOK_S = 0.5
-BACKOFF_S = 0.5  # before the first restart; then twice as long each time
-MOST_RESTARTS, WINDOW_S = 3, 300.0
 log = logging.getLogger("lightning_async")
 
 
@@ -34,7 +32,7 @@ class Supervisor:
     def __init__(self, begin: Callable[[str], EmbeddedServer], address: str, again: bool) -> None:
         self._begin, self._again = begin, again
         self._server = begin(address)
-        self._restarts: deque[float] = deque(maxlen=MOST_RESTARTS)
+        self._restarts = Restarts()
         self._error: AsyncWANError | None = None
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="lightning-async-supervisor", daemon=True)
@@ -75,21 +73,17 @@ class Supervisor:
 
     def _replace(self, code: int) -> None:
         """Start another server, after a pause. Raises NetworkError when that is no use."""
-        now, said = time.monotonic(), self._server.tail()
-        recent = sum(1 for at in self._restarts if now - at < WINDOW_S)
+        said = self._server.tail()
         if not self._again:
             raise NetworkError(
                 f"the embedded server has ended with code {code}, and what it held with it; start again, with "
                 f"state_dir= so that a server which dies is started again. It said last:\n{said}"
             )
-        if recent == MOST_RESTARTS:
-            raise NetworkError(
-                f"the embedded server has ended with code {code}, as {recent} before it in {WINDOW_S:.0f} s. Mend what "
-                f"it says and start again: its state_dir has what was acknowledged. It said last:\n{said}"
-            )
-        pause_s = BACKOFF_S * 2**recent
+        pause_s = self._restarts.pause_s(time.monotonic())
+        if pause_s is None:
+            raise NetworkError(f"{self._restarts.too_often('the embedded server', code)}. It said last:\n{said}")
         log.warning("the embedded server has ended with code %d; starting it again in %.1f s\n%s", code, pause_s, said)
         if not self._closed.wait(pause_s):
-            self._restarts.append(now)
+            self._restarts.note(time.monotonic())
             self._server.quit()
             self._server = self._begin(self.address)

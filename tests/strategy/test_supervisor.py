@@ -9,9 +9,11 @@ import lightning.pytorch  # noqa: F401  sets an environment variable on its firs
 import pytest
 from eventually import eventually
 
+from lightning_async import restarts
 from lightning_async.errors import ConfigError, NetworkError
+from lightning_async.restarts import MOST_RESTARTS
 from lightning_async.strategy import supervisor
-from lightning_async.strategy.supervisor import MOST_RESTARTS, Supervisor
+from lightning_async.strategy.supervisor import Supervisor
 
 ADDRESS = "tcp://127.0.0.1:4321"
 
@@ -56,7 +58,7 @@ class Case:
 @pytest.fixture
 def cases(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setattr(supervisor, "LOOK_S", 0.01)
-    monkeypatch.setattr(supervisor, "BACKOFF_S", 0.01)
+    monkeypatch.setattr(restarts, "BACKOFF_S", 0.01)
     made: list[Case] = []
 
     def case(again: bool) -> Case:
@@ -92,7 +94,7 @@ def test_one_that_dies_again_and_again_is_an_error(cases: Any) -> None:
 
 
 def test_restarts_of_long_ago_do_not_count(cases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "WINDOW_S", 0.0)
+    monkeypatch.setattr(restarts, "WINDOW_S", 0.0)
     case = cases(again=True)
     case.supervisor.wait_until_ready()
     for _ in range(2 * MOST_RESTARTS):

@@ -10,7 +10,6 @@ One JSON object a line, then a table: mean loss over the seeds, and what it is a
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import statistics
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from examples.experiments.kept import Kept
 from examples.gpt2.corpus import cache_folder, prepare, standard_library
 from examples.gpt2.data import Blocks
 from examples.gpt2.module import SIZES, Size, network
@@ -113,29 +113,22 @@ def scenario(run: dict[str, Any], steps: int, seed: int) -> Scenario:
     return scenario_of({"run": run, "workers": [workers], "seed": seed, "evaluations": 1, "step_s": 0.25})
 
 
-def row(name: str, size: Size, steps: int, seed: int) -> dict[str, Any]:
-    """One run of the variant `name`."""
+def found(name: str, size: Size, steps: int, seed: int) -> dict[str, Any]:
+    """What one run of the variant `name` came to."""
     task = Tokens(size, seed)
     if name in ALONE:
-        found: dict[str, Any] = {"loss": alone(task, ALONE[name], steps * BATCH // ALONE[name], seed)}
-    else:
-        found = told(simulate(scenario(VARIANTS[name], steps, seed), task))
-    return {"what": name, "seed": seed, **found}
+        return {"loss": alone(task, ALONE[name], steps * BATCH // ALONE[name], seed)}
+    return told(simulate(scenario(VARIANTS[name], steps, seed), task))
 
 
-def rows(args: argparse.Namespace, known: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """What is known, then every run that is not."""
-    yield from known
-    done = {(old["what"], old["seed"]) for old in known}
+def rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Every run, those that are kept from before included."""
+    kept = Kept(args.out)
     size = PICO if args.size == "pico" else SIZES[args.size]
     for seed in range(args.first_seed, args.first_seed + args.seeds):
         for name in args.only or [*ALONE, *VARIANTS]:
-            if (name, seed) not in done:
-                made = row(name, size, args.steps, seed)
-                if args.out:
-                    with args.out.open("a") as file:
-                        file.write(json.dumps(made) + "\n")
-                yield made
+            key = {"what": name, "seed": seed}
+            yield kept.row(key, lambda name=name, seed=seed: found(name, size, args.steps, seed))
 
 
 def told(result: Result) -> dict[str, Any]:
@@ -148,9 +141,9 @@ def told(result: Result) -> dict[str, Any]:
     }
 
 
-def table(found: list[dict[str, Any]]) -> str:
+def table(runs: list[dict[str, Any]]) -> str:
     losses: dict[str, list[float]] = {}
-    for row in found:
+    for row in runs:
         losses.setdefault(row["what"], []).append(row["loss"])
     reference = statistics.mean(losses.get("one process, batch 24", [float("nan")]))
     lines = ["| what | loss | over seeds | against one process, batch 24 |", "|---|---|---|---|"]
@@ -171,12 +164,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
-    kept = args.out.read_text().splitlines() if args.out and args.out.exists() else []
-    found = []
-    for each in rows(args, [json.loads(line) for line in kept]):
-        found.append(each)
-        print(json.dumps(each), flush=True)
-    print(table(found))
+    print(table(list(rows(args))))
 
 
 if __name__ == "__main__":

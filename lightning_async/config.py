@@ -30,6 +30,8 @@ class RunConfig:
             optimizer. "gradient": the gradient of every optimizer step; the server's copy of that optimizer steps.
         local_steps: optimizer steps in a round (H). "auto" fits each worker's rounds to its speed and link, see
             scheduling/rounds.py; "auto(steps=16, most=128, staleness=1.5)" is the same. Gradient mode needs 1.
+        fragments: pieces of the model that are sent and published by turns, one with each update, so that a link's
+            busiest moment is that many times smaller. 1: the whole model each time. For submit="update".
         compression: codec of what workers send, e.g. "none", "fp16", "topk", "auto". A codec that leaves numbers out
             gets error feedback around it: "topk(density=0.02)" means "error_feedback(topk(density=0.02))".
         download_compression: codec of the parameter deltas that the server sends, without error feedback, which the
@@ -58,6 +60,7 @@ class RunConfig:
 
     submit: Submit = "update"
     local_steps: int | str = 16
+    fragments: int = 1
     compression: str = "none"
     download_compression: str | None = None
     aggregation: str = "mean"
@@ -83,6 +86,7 @@ class RunConfig:
         _require(self.submit in ("update", "gradient"), "submit", self.submit, '"update" or "gradient"')
         counted = isinstance(self.local_steps, str) or _whole(self.local_steps, 1)
         _require(counted, "local_steps", self.local_steps, 'an integer >= 1, or "auto"')
+        _require(_whole(self.fragments, 1), "fragments", self.fragments, "an integer >= 1")
         asked = self.quorum in ("all", None) or _whole(self.quorum, 1)
         _require(asked, "quorum", self.quorum, 'an integer >= 1, "all", or None')
         _require(_whole(self.workers, 1), "workers", self.workers, "an integer >= 1")
@@ -104,6 +108,10 @@ class RunConfig:
         _require(0 < self.beat_s < self.patience_s < math.inf, "patience_s", self.patience_s, more)
         if self.submit == "gradient" and self.local_steps != 1:
             raise ConfigError(f'submit="gradient" sends every step: got local_steps={self.local_steps!r}, expected 1')
+        if self.submit == "gradient" and self.fragments != 1:
+            raise ConfigError(
+                f'submit="gradient" sends what has a gradient: got fragments={self.fragments}, expected 1'
+            )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values only: what Welcome carries and a snapshot stores."""

@@ -75,6 +75,39 @@ class Layout:
         entries = self.parameters if present is None else [self.parameters[i] for i in present]
         return tuple(entry.shape for entry in entries)
 
+    def fragments(self, count: int) -> tuple[tuple[int, ...], ...]:
+        """The parameters in `count` pieces of about the same size: rising indices of each; () for one piece.
+
+        Largest first, each into the piece that is smallest so far. Raises LayoutError for more pieces than parameters.
+        """
+        if count == 1:
+            return ()
+        sizes = [entry.size for entry in self.parameters]
+        if count > len(sizes):
+            raise LayoutError(
+                f"fragments={count} of a model with {len(sizes)} trainable tensors; expected 1 to {len(sizes)}"
+            )
+        pieces: list[list[int]] = [[] for _ in range(count)]
+        held = [0] * count
+        for index in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
+            lightest = min(range(count), key=lambda k: (held[k], len(pieces[k]), k))
+            pieces[lightest].append(index)
+            held[lightest] += sizes[index]
+        return tuple(tuple(sorted(piece)) for piece in pieces)
+
+    def part(self, vector: Tensor, piece: Sequence[int]) -> Tensor:
+        """What `vector` [d] holds of the parameters in `piece`, one after the other, a copy."""
+        return torch.cat([vector[self.parameters[i].range] for i in piece])
+
+    def spread(self, part: Tensor, piece: Sequence[int], out: Tensor, alpha: float | None = None) -> Tensor:
+        """Put a `part` of the parameters in `piece` into `out` [d], or add `alpha` times it; returns `out`."""
+        at = 0
+        for i in piece:
+            entry = self.parameters[i]
+            own, at = part[at : at + entry.size], at + entry.size
+            _ = out[entry.range].copy_(own) if alpha is None else out[entry.range].add_(own, alpha=alpha)
+        return out
+
     @property
     def manifest(self) -> list[list[Any]]:
         """The layout as plain lists, [name, shape, dtype, kind] each: what Hello carries."""

@@ -54,6 +54,26 @@ def test_flatten_and_unflatten_are_inverse() -> None:
     assert other.head.weight is other.embedding.weight
 
 
+def test_fragments_are_about_as_large_and_the_same_everywhere() -> None:
+    layout = shared_tensors(Model()).layout
+    assert layout.fragments(1) == ()
+    assert layout.fragments(2) == ((0, 3), (1, 2, 4)), "15 + 4 and 12 + 4 + 4"
+    assert layout.fragments(5) == ((0,), (1,), (2,), (3,), (4,))
+    with pytest.raises(LayoutError, match="fragments=6 of a model with 5 trainable tensors"):
+        layout.fragments(6)
+
+
+def test_a_piece_is_taken_out_and_put_back() -> None:
+    layout = shared_tensors(Model()).layout
+    vector, out = torch.arange(39.0), torch.zeros(39)
+    for piece in layout.fragments(3):
+        layout.spread(layout.part(vector, piece), piece, out)
+    assert torch.equal(out, vector)
+    first = layout.fragments(3)[0]
+    layout.spread(layout.part(vector, first), first, out, alpha=1.0)
+    assert torch.equal(layout.part(out, first), 2 * layout.part(vector, first))
+
+
 def test_other_dtypes_travel_as_float32_and_come_back_as_their_own() -> None:
     model = nn.Linear(3, 2).to(torch.bfloat16)
     shared = shared_tensors(model)

@@ -37,7 +37,7 @@ class Refusal:
     detail: str
 
 
-def check_place(push: Push, member: Member, version: int, bound: float, digest: str) -> Refusal | None:
+def check_place(push: Push, member: Member, version: int, staleness: int, bound: float, digest: str) -> Refusal | None:
     """Whether this push of this worker has a place in the run: layout, sequence, base version, staleness."""
     if push.digest != digest:
         return Refusal(Reason.LAYOUT, f"update for layout {push.digest[:40]}; this run has {digest}")
@@ -45,7 +45,6 @@ def check_place(push: Push, member: Member, version: int, bound: float, digest: 
         return Refusal(Reason.SEQUENCE, f"sequence number {push.seq} after {member.last_seq}; send the next one")
     if push.base < 0 or push.base > version:
         return Refusal(Reason.FUTURE, f"base version {push.base}; this run is at version {version}")
-    staleness = version - push.base
     if staleness > bound:
         return Refusal(Reason.STALE, f"staleness {staleness} versions; the bound is {bound:.0f}")
     return None
@@ -56,9 +55,10 @@ def check_claims(push: Push, config: RunConfig, most_steps: int, groups: int, te
     if push.steps > most_steps:
         text = f"{push.steps} steps in one update; local_steps={config.local_steps!r} explains {most_steps} at most"
         return Refusal(Reason.LIMIT, text)
-    if not (push.samples >= 1 and push.steps >= 1 and 0 <= push.group < groups):
+    least = 1 if config.fragments == 1 else 0  # a piece may have its turn without a step since the last one's
+    if not (push.samples >= 1 and push.steps >= least and 0 <= push.group < groups):
         claim = f"samples={push.samples}, steps={push.steps}, group={push.group}"
-        return Refusal(Reason.PROTOCOL, f"got {claim}; expected samples >= 1, steps >= 1, group < {groups}")
+        return Refusal(Reason.PROTOCOL, f"got {claim}; expected samples >= 1, steps >= {least}, group < {groups}")
     present = push.present
     if config.submit == "update":
         return Refusal(Reason.CONFIG, "gradients for a run of updates") if present is not None else None
@@ -69,17 +69,17 @@ def check_claims(push: Push, config: RunConfig, most_steps: int, groups: int, te
 
 
 def decode_update(
-    push: Push, payload: tuple[Frame, ...], codec: Codec, layout: Layout, present: Tensor
+    present: Sequence[int] | None, payload: tuple[Frame, ...], codec: Codec, layout: Layout, buffers_now: Tensor
 ) -> tuple[Row, Tensor] | Refusal:
-    """The vector, sparse where the codec is, and the buffers [b] in a payload; `present` are the run's buffers now.
+    """The vector of the tensors `present` (None: all), sparse where the codec is, and the buffers [b] in a payload.
 
     A buffer may be infinite where the run's is the same infinity: a mask, for instance.
     """
     if len(payload) != 2:
         return Refusal(Reason.LENGTH, f"got {len(payload)} payload frames, expected the update and the buffers")
     sizes = [entry.size for entry in layout.parameters]
-    d = layout.d if push.present is None else sum(sizes[i] for i in push.present)
-    codec = bind(codec, layout.shapes(push.present))
+    d = layout.d if present is None else sum(sizes[i] for i in present)
+    codec = bind(codec, layout.shapes(present))
     if len(payload[0]) > codec.max_bytes(d):
         text = f"{len(payload[0])} bytes for {d} numbers; {codec.spec} takes at most {codec.max_bytes(d)}"
         return Refusal(Reason.LENGTH, text)
@@ -91,7 +91,7 @@ def decode_update(
     except PayloadError as error:
         return Refusal(_reason(codec, payload[0], d), str(error))
     buffers = read_floats(payload[1])
-    if buffers.numel() and not bool((torch.isfinite(buffers) | (buffers == present)).all()):
+    if buffers.numel() and not bool((torch.isfinite(buffers) | (buffers == buffers_now)).all()):
         return Refusal(Reason.NOT_FINITE, "NaN or infinity in the buffers; this worker's training diverged")
     return vector, buffers
 

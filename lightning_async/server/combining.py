@@ -14,22 +14,22 @@ from lightning_async.server.rules import Rules
 from lightning_async.sparse import Sparse
 
 
-def alone(rules: Rules, slot: Slot, row: Row, version: int, factor: float) -> Update:
-    """The update of one slot, `factor` times its length."""
-    vector, age = row.dense() if isinstance(row, Sparse) else row, version - slot.base
+def alone(rules: Rules, row: Row, age: int, factor: float) -> Update:
+    """One update of this age, `factor` times its length."""
+    vector = row.dense() if isinstance(row, Sparse) else row
     return Update(vector, factor * rules.weight.of(age), ((age, 1.0),))
 
 
 def combined(
-    rules: Rules, slots: Sequence[Slot], rows: Sequence[Row], version: int, state: dict[str, Tensor] | None
+    rules: Rules, slots: Sequence[Slot], rows: Sequence[Row], ages: Sequence[int], state: dict[str, Tensor] | None
 ) -> tuple[Outcome, Update, Review]:
-    """What the rule makes of `rows`; its aggregate, with the factor by which staleness shrinks the step (the mean of
-    the weights of what was used) and the ages of what was used; and how the rows lie to a robust aggregate.
+    """What the rule makes of `rows`, which are `ages` versions old; its aggregate, with the factor by which staleness
+    shrinks the step (the mean of the weights of what was used) and the ages of what was used; and how the rows lie to a
+    robust aggregate.
 
     `state`: of the rule, None before its first aggregate.
     """
     rule = rules.aggregator
-    ages = [version - slot.base for slot in slots]
     aged = [rules.weight.of(age) for age in ages]
     shares = [1.0] * len(slots) if rule.robust else [float(slot.samples) for slot in slots]
     outcome = rule.apply(

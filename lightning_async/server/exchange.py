@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lightning_async.codecs import bind
-from lightning_async.errors import ConfigError, PayloadError
+from lightning_async.errors import ConfigError, LayoutError, PayloadError
 from lightning_async.layout import difference
 from lightning_async.server import admission, counting, pacing, sizing
 from lightning_async.server.actions import Limit
@@ -33,7 +33,7 @@ def init(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m.
         return Refusal(Reason.LAYOUT, "Init is for another layout than this worker's Hello")
     try:
         run.stepper = Stepper(run.config, run.rules, member.layout, init.optimizers, envelope.payload)
-    except (PayloadError, ConfigError) as error:
+    except (PayloadError, ConfigError, LayoutError) as error:
         return Refusal(Reason.PAYLOAD, str(error))
     run.layout = member.layout
     run.emit(events.Initialised(time_s=run.now, worker=member.name, parameters=run.layout.d, buffers=run.layout.b))
@@ -104,8 +104,14 @@ def published(run: Run, member: Member | None, have: int, packed: bool = False) 
         included=included,
         digest=answer.digest,
         stop=bool(run.ended),
+        included_of=[member.included_of.get(group, 0) if member is not None else 0 for group in _pieces(run)],
+        pieces=list(answer.pieces),
     )
     return params, answer
+
+
+def _pieces(run: Run) -> range:
+    return range(run.config.fragments if run.config.fragments > 1 else 0)
 
 
 def known(run: Run, member: Member | None, have: int) -> int:
@@ -163,7 +169,7 @@ def settle(run: Run, member: Member, push: m.Push, found: Slot | Refusal, payloa
 
 def decide(run: Run, member: Member, push: m.Push, found: Slot | Refusal) -> m.Receipt:
     assert run.stepper is not None
-    receipt = m.Receipt(seq=push.seq, accepted=True, version=run.version, staleness=run.version - push.base)
+    receipt = m.Receipt(seq=push.seq, accepted=True, version=run.version, staleness=run.stepper.age(push.base))
     if isinstance(found, Refusal):
         run.stepper.note_refused(push.group, member.name, found.reason)
         return replace(receipt, accepted=False, reason=found.reason.value, detail=found.detail)
@@ -177,7 +183,7 @@ def read_update(run: Run, member: Member, push: m.Push, payload: tuple[Frame, ..
     if run.ended:
         return Refusal(Reason.STOPPING, f"the run has ended: {run.ended}")
     refusal = check_standing(member) or admission.check_place(
-        push, member, run.version, pacing.bound(run, member), run.layout.digest
+        push, member, run.version, run.stepper.age(push.base), pacing.bound(run, member), run.layout.digest
     )
     refusal = refusal or admission.check_claims(
         push, run.config, run.rules.sizing.most_claimed, run.stepper.groups, len(run.layout.parameters)
@@ -185,14 +191,14 @@ def read_update(run: Run, member: Member, push: m.Push, payload: tuple[Frame, ..
     refusal = refusal or run.stepper.check_hyper(push.group, push.hyper)
     if refusal is not None:
         return refusal
-    decoded = admission.decode_update(push, payload, run.rules.upload, run.layout, run.stepper.store.buffers)
+    present = run.stepper.present(push)
+    decoded = admission.decode_update(present, payload, run.rules.upload, run.layout, run.stepper.store.buffers)
     if isinstance(decoded, Refusal):
         return decoded
     norm = run.stepper.check_norm(push.group, member.name, decoded[0])
     if isinstance(norm, Refusal):
         return norm
     samples = admission.capped_samples(push.samples, run.members.workers())
-    present = tuple(push.present) if push.present is not None else None
     return Slot(member.name, *decoded, present, push.base, push.seq, samples, push.steps)
 
 
@@ -215,6 +221,7 @@ def stepped(run: Run, made: Made) -> None:
         member = run.members.named(slot.worker)
         if member is not None:
             member.included = max(member.included, slot.seq)
+            member.included_of[made.group] = max(member.included_of.get(made.group, 0), slot.seq)
     if made.dropped:
         for slot in slots:
             run.emit(events.Dropped(time_s=run.now, worker=slot.worker, seq=slot.seq, why=made.dropped))
@@ -225,7 +232,7 @@ def stepped(run: Run, made: Made) -> None:
                 time_s=run.now,
                 version=run.version,
                 workers=tuple(slot.worker for slot in slots),
-                staleness=tuple(run.version - 1 - slot.base for slot in slots),
+                staleness=made.ages,
                 steps_total=run.steps_total,
             )
         )

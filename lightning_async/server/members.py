@@ -41,6 +41,7 @@ class Member:
     host: dict[str, Any] = field(default_factory=dict)
     last_seq: int = 0
     included: int = 0  # last sequence number that the current version contains
+    included_of: dict[int, int] = field(default_factory=dict)  # the same for each group of updates
     receipts: OrderedDict[int, Receipt] = field(default_factory=OrderedDict)
     accepted: int = 0
     refused: Counter[str] = field(default_factory=Counter)

@@ -20,10 +20,10 @@ from lightning_async.config import RunConfig
 from lightning_async.errors import ConfigError
 from lightning_async.layout import read_manifest
 from lightning_async.scheduling import Speed, Stream
+from lightning_async.server import steps_memory
 from lightning_async.server.members import Member
 from lightning_async.server.reputation import Reputation
 from lightning_async.server.run import Run
-from lightning_async.server.stepping import Stepper
 from lightning_async.staleness import Pace, Rate
 from lightning_async.telemetry import Ewma, Histogram
 from lightning_async.wire.messages import Receipt
@@ -55,7 +55,7 @@ def dump(run: Run) -> tuple[dict[str, Any], dict[str, Tensor]]:
     }
     if run.stepper is None or run.layout is None:
         return record, {}
-    stepper, tensors = run.stepper.dump()
+    stepper, tensors = steps_memory.dump(run.stepper)
     return record | {"layout": run.layout.manifest, "stepper": stepper}, tensors
 
 
@@ -79,7 +79,7 @@ def restore(run: Run, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
             member.barred_until = None
     if "stepper" in record:
         run.layout = read_manifest(record["layout"])
-        run.stepper = Stepper.restored(run.config, run.rules, run.layout, record["stepper"], tensors)
+        run.stepper = steps_memory.restored(run.config, run.rules, run.layout, record["stepper"], tensors)
         run.restored_at = run.version
 
 
@@ -103,6 +103,7 @@ def _member(member: Member, now: float) -> dict[str, Any]:
         "pace": member.pace.as_dict(),
         "speed": member.speed.as_dict(),
         "reputation": member.reputation.as_dict(),
+        "included_of": {str(group): seq for group, seq in member.included_of.items()},
         "hyper": {str(group): copy.deepcopy(report) for group, report in member.hyper.items()},
         "receipts": [asdict(receipt) for receipt in member.receipts.values()],
     }
@@ -116,6 +117,7 @@ def _read_member(name: str, values: Mapping[str, Any]) -> Member:
     member.staleness, member.round_s = _histogram(values["staleness"]), Ewma(values["round_s"])
     member.reputation, member.pace = Reputation.read(values["reputation"]), Pace.read(values["pace"]).away()
     member.speed = Speed.read(values["speed"])
+    member.included_of = {int(group): seq for group, seq in values["included_of"].items()}
     member.hyper = {int(group): report for group, report in values["hyper"].items()}
     member.receipts = OrderedDict((row["seq"], Receipt(**row)) for row in values["receipts"])
     return member

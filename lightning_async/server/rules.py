@@ -117,6 +117,11 @@ def _check_quorum(config: RunConfig, rules: Rules) -> None:
 
 
 def _check_filter(config: RunConfig, chosen: Filter) -> None:
+    if config.fragments != 1:
+        raise ConfigError(
+            f"fragments={config.fragments} with {chosen.spec}, which judges whole updates; leave fragments out, or "
+            "choose a rule that compares the updates of a quorum, such as trimmed_mean(f=1)"
+        )
     if config.quorum not in (None, 1):
         raise ConfigError(
             f"quorum={config.quorum!r} with {chosen.spec}, which judges every update by itself; leave quorum out, or "

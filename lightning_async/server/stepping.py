@@ -1,6 +1,7 @@
 """How updates become the next version: quorum -> aggregator -> outer optimizer -> publish.
 
-Update mode has one group of slots and the configured outer optimizer. Gradient mode has a group per optimizer of the
+Update mode has one group of slots and the configured outer optimizer; with fragments, both for each piece of the model.
+Gradient mode has a group per optimizer of the
 user's, whose torch optimizer steps over views of the true parameters. Float buffers travel as values: the version's
 buffers move towards the mean of those that came, by the share of the live workers that sent them, so that a variance
 stays a variance and a single worker's statistics are taken as they are.
@@ -20,26 +21,29 @@ from lightning_async.aggregation.filters import Verdict
 from lightning_async.config import RunConfig
 from lightning_async.errors import PayloadError
 from lightning_async.layout import Layout
-from lightning_async.outer import Update, bind, torch_outers
+from lightning_async.outer import Update, torch_outers
 from lightning_async.server.admission import NORM_FACTOR, Refusal, check_norm, first_parameters
 from lightning_async.server.buffer import Buffer, Slot, mixed, union
 from lightning_async.server.combining import alone, combined
 from lightning_async.server.grace import worth_waiting
 from lightning_async.server.judging import Judge
 from lightning_async.server.members import Member
+from lightning_async.server.moving import Mover
 from lightning_async.server.norms import Norms
 from lightning_async.server.reputation import Review
 from lightning_async.server.rules import Rules
 from lightning_async.server.store import Store
 from lightning_async.wire.frames import Frame
-from lightning_async.wire.messages import Reason
+from lightning_async.wire.messages import Push, Reason
 
 
 @dataclass(frozen=True)
 class Made:
     """What a version was made of, and how that lay to it; `dropped` says why it made none."""
 
+    group: int
     slots: list[Slot]
+    ages: tuple[int, ...]
     review: Review
     dropped: str = ""
 
@@ -56,34 +60,49 @@ class Stepper:
         self, config: RunConfig, rules: Rules, layout: Layout, optimizers: Sequence[Any], payload: Sequence[Frame]
     ) -> None:
         self._config, self._rules = config, rules
-        self._sizes = [entry.size for entry in layout.parameters]
-        self.store = Store(layout, rules.download)
+        self.sizes = [entry.size for entry in layout.parameters]
+        self.pieces = layout.fragments(config.fragments)
+        self.store = Store(layout, rules.download, self.pieces)
         self.store.start(*first_parameters(payload, layout))
-        self._optimizers = list(optimizers)
+        self.optimizers = list(optimizers)
         views = {entry.name: self.store.parameters[entry.range].view(entry.shape) for entry in layout.parameters}
         self._torch = torch_outers(optimizers, views) if config.submit == "gradient" else []
-        self._outer = bind(rules.outer, self._sizes, config.workers)
-        self._outer_state = self._outer.init(layout.d) if config.submit == "update" else {}
-        self._aggregator_state: dict[int, dict[str, Tensor]] = {}
+        update_mode = config.submit == "update"
+        self._mover = Mover(rules.outer, layout, self.pieces, config.workers) if update_mode else None
+        self.aggregator_state: dict[int, dict[str, Tensor]] = {}
         self.waiting = [Buffer() for _ in range(self.groups)]
-        self._norms = [Norms() for _ in range(self.groups)]
-        self._judge = None if rules.filter is None else Judge(rules.filter, layout, self.groups, rules.private)
-        if self._judge is not None:
-            self._judge.watch(self.store, ())
+        self.norms = [Norms() for _ in range(self.groups)]
+        self.judge = None if rules.filter is None else Judge(rules.filter, layout, self.groups, rules.private)
+        if self.judge is not None:
+            self.judge.watch(self.store, ())
 
     @property
     def groups(self) -> int:
-        """Independent streams of updates: 1, or in gradient mode the user's optimizers."""
-        return len(self._torch) if self._config.submit == "gradient" else 1
+        """Independent streams of updates: 1, or the fragments, or in gradient mode the user's optimizers."""
+        return len(self._torch) if self._config.submit == "gradient" else self._config.fragments
+
+    def age(self, base: int) -> int:
+        """The staleness of what began from version `base`, in versions. With fragments in versions of its own piece, of
+        which every so-many-th is one."""
+        return (self.store.version - base) // self._config.fragments
+
+    def _ages(self, slots: Sequence[Slot]) -> tuple[int, ...]:
+        return tuple(self.age(slot.base) for slot in slots)
+
+    def present(self, push: Push) -> tuple[int, ...] | None:
+        """The tensors that an update is of; None for all."""
+        if self.pieces:
+            return self.pieces[push.group]
+        return None if push.present is None else tuple(push.present)
 
     @property
     def trouble(self) -> str:
         """Why what waits cannot be judged now; else empty."""
-        return "" if self._judge is None else self._judge.trouble
+        return "" if self.judge is None else self.judge.trouble
 
     def check_norm(self, group: int, worker: str, vector: Row) -> Refusal | None:
         """Refuse an update that is far longer than the last ones of its group; remember its norm otherwise."""
-        norms = self._norms[group]
+        norms = self.norms[group]
         norm = check_norm(vector, norms.usual)
         if isinstance(norm, Refusal):
             return norm
@@ -93,7 +112,7 @@ class Stepper:
     def note_refused(self, group: int, worker: str, reason: Reason) -> None:
         """An update was refused. A run whose steps grow for good gets beyond the usual norm, step by step."""
         if reason is Reason.NORM:
-            norms = self._norms[group]
+            norms = self.norms[group]
             norms.note(worker, NORM_FACTOR * norms.smallest(worker))
 
     def check_hyper(self, group: int, hyper: Sequence[Any]) -> Refusal | None:
@@ -108,9 +127,9 @@ class Stepper:
 
     def add(self, group: int, slot: Slot) -> None:
         """Let an accepted update wait in its worker's slot."""
-        if self._judge is not None:
-            self._judge.note(group, slot, self.store)
-        self.waiting[group].add(slot, self._sizes)
+        if self.judge is not None:
+            self.judge.note(group, slot, self.store)
+        self.waiting[group].add(slot, self.sizes)
 
     def need(self, live: Sequence[Member]) -> int:
         """Distinct workers that make a step."""
@@ -123,8 +142,8 @@ class Stepper:
         `last`: nobody is left who could complete a quorum, so the mean takes what waits. A robust rule does not, nor
         does a gradient whose learning rate no live worker reports any more.
         """
-        if self._judge is not None:
-            return self._filtered(self._judge, group, live)
+        if self.judge is not None:
+            return self._filtered(self.judge, group, live)
         taken = not self._rules.robust and (self._config.submit == "update" or len(live) > 0)
         leftover = last and taken and len(self.waiting[group]) > 0
         if not leftover and not self._ready(self.waiting[group], live, now):
@@ -143,7 +162,7 @@ class Stepper:
             return None
         if verdict is not None and not verdict.passed:
             waiting.remove(slots)
-            return Made(slots, Review.of(verdict), verdict.why)
+            return Made(group, slots, self._ages(slots), Review.of(verdict), verdict.why)
         made = self._made(group, slots, live, verdict)
         judge.watch(self.store, voters)
         return made
@@ -151,23 +170,25 @@ class Stepper:
     def _made(self, group: int, slots: list[Slot], live: Sequence[Member], verdict: Verdict | None = None) -> Made:
         """The next version, from these slots; with a verdict, from the one that passed. They wait until they are
         aggregated: an error in that loses none. An aggregate that cannot be stepped along makes none."""
-        present, rows = union(slots, self._sizes)
+        present, rows = union(slots, self.sizes)
+        ages = self._ages(slots)
         if verdict is None:
-            update, seen = self._aggregate(group, slots, rows)
+            update, seen = self._aggregate(group, slots, rows, ages)
         else:
-            update, seen = alone(self._rules, slots[0], rows[0], self.store.version, verdict.factor), Review.of(verdict)
+            update, seen = alone(self._rules, rows[0], ages[0], verdict.factor), Review.of(verdict)
         self.waiting[group].remove(slots)
         try:
             self._advance(group, update, present, live)
         except PayloadError as error:  # before anything has moved
-            return Made(slots, Review(), str(error))
+            return Made(group, slots, ages, Review(), str(error))
         self.store.buffers = mixed(self.store.buffers, slots, self._rules.robust, len(live))
-        return Made(slots, seen)
+        return Made(group, slots, ages, seen)
 
     def _advance(self, group: int, update: Update, present: Sequence[int], live: Sequence[Member]) -> None:
         """Step along `update`. Raises PayloadError for one that is not finite; nothing has changed then."""
-        if self._config.submit == "update":
-            self.store.advance(lambda parameters: self._move(parameters, update))
+        mover = self._mover
+        if mover is not None:
+            self.store.advance(lambda parameters: mover.move(group, parameters, update), group)
             return
         vector = update.vector if update.scale == 1.0 else update.vector.mul(update.scale)
         gradients = self._named(vector, present)
@@ -189,15 +210,14 @@ class Stepper:
             return waiting.complete_at is not None and now - waiting.complete_at < grace
         return worth_waiting(here, [member for member in live if member not in here], now)
 
-    def _aggregate(self, group: int, slots: Sequence[Slot], rows: Sequence[Row]) -> tuple[Update, Review]:
+    def _aggregate(
+        self, group: int, slots: Sequence[Slot], rows: Sequence[Row], ages: Sequence[int]
+    ) -> tuple[Update, Review]:
         """What the rule makes of the slots, and how they lie to it."""
-        state = self._aggregator_state.get(group)
-        outcome, update, seen = combined(self._rules, slots, rows, self.store.version, state)
-        self._aggregator_state[group] = outcome.state
+        state = self.aggregator_state.get(group)
+        outcome, update, seen = combined(self._rules, slots, rows, ages, state)
+        self.aggregator_state[group] = outcome.state
         return update, seen
-
-    def _move(self, parameters: Tensor, update: Update) -> None:
-        self._outer_state = self._outer.step(parameters, update, self._outer_state)
 
     def _named(self, vector: Tensor, present: Sequence[int]) -> dict[str, Tensor]:
         entries = [self.store.layout.parameters[i] for i in present]
@@ -206,8 +226,8 @@ class Stepper:
 
     def state(self) -> dict[str, Tensor]:
         """The optimizer state by name, for a checkpoint."""
-        own = {f"outer/{key}": value for key, value in self._outer_state.items()}
-        return own | {
+        moving = {} if self._mover is None else self._mover.state()
+        return {f"outer/{key}": value for key, value in moving.items()} | {
             f"{i}/{path}": value for i, outer in enumerate(self._torch) for path, value in outer.state().items()
         }
 
@@ -216,58 +236,15 @@ class Stepper:
         parts = self._parts(state)
         for index, outer in enumerate(self._torch):
             outer.check_state(parts.get(str(index), {}))
-        own = parts.get("outer", {})
-        self._outer.check_state(own, self.store.layout.d)
+        if self._mover is not None:
+            self._mover.check(parts.get("outer", {}))
+            self._mover.load(parts.get("outer", {}))
         for index, outer in enumerate(self._torch):
             outer.load(parts.get(str(index), {}))
-        self._outer_state |= {key: value.clone() for key, value in own.items()}
-
-    def dump(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """(record, tensors): everything that the next steps depend on."""
-        tensors = self.store.dump() | {f"state/{path}": value.clone() for path, value in self.state().items()}
-        for group, state in self._aggregator_state.items():
-            tensors |= {f"aggregator/{group}/{key}": value.clone() for key, value in state.items()}
-        for group, buffer in enumerate(self.waiting):
-            for i, slot in enumerate(buffer):
-                tensors |= {f"waiting/{group}/{i}/{name}": tensor for name, tensor in slot.tensors.items()}
-        filters: list[list[str]] = []
-        if self._judge is not None:
-            filters, kept = self._judge.dump()
-            tensors |= kept
-        record = {
-            "version": self.store.version,
-            "filters": filters,
-            "optimizers": self._optimizers,
-            "norms": [norms.dump() for norms in self._norms],
-            "aggregators": [[group, list(state)] for group, state in self._aggregator_state.items()],
-            "waiting": [[slot.numbers for slot in buffer] for buffer in self.waiting],
-        }
-        return record, tensors
-
-    @classmethod
-    def restored(
-        cls, config: RunConfig, rules: Rules, layout: Layout, record: Mapping[str, Any], tensors: Mapping[str, Tensor]
-    ) -> Stepper:
-        """The stepper that `dump` described. Raises PayloadError or KeyError for a record that is not one."""
-        payload = [tensors[name].numpy().tobytes() for name in ("published", "buffers")]
-        stepper = cls(config, rules, layout, record["optimizers"], payload)
-        stepper.store.restore(tensors, record["version"])
-        stepper.load({path.removeprefix("state/"): v for path, v in tensors.items() if path.startswith("state/")})
-        stepper._norms = [Norms.restored(kept) for kept in record["norms"]]
-        for group, keys in record["aggregators"]:
-            stepper._aggregator_state[group] = {key: tensors[f"aggregator/{group}/{key}"] for key in keys}
-        if stepper._judge is not None:
-            stepper._judge.restore(record["filters"], tensors)
-        for group, slots in enumerate(record["waiting"]):
-            for i, numbers in enumerate(slots):
-                place = f"waiting/{group}/{i}/"
-                own = {name.removeprefix(place): v for name, v in tensors.items() if name.startswith(place)}
-                stepper.waiting[group].add(Slot.read(numbers, own, stepper._sizes), stepper._sizes)
-        return stepper
 
     def _parts(self, state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         """The state by owner: "outer", or an optimizer's number."""
-        known = {"outer", *map(str, range(len(self._torch)))} if self._torch else {"outer"}
+        known = {*map(str, range(len(self._torch)))} if self._torch else {"outer"}
         parts: dict[str, dict[str, Tensor]] = {}
         for path, value in state.items():
             owner, _, rest = path.partition("/")

@@ -14,7 +14,7 @@ Rule of this file: a vector that was given out is never written again; it may st
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,23 +40,36 @@ class Answer:
     digest: int
     payload: tuple[Payload, ...]
     sums: tuple[int, ...] = ()  # checksums of the payload frames, computed once for all workers
+    pieces: tuple[int, ...] = ()  # with fragments, of a chain or of values: which one each frame is of
+
+
+@dataclass(frozen=True)
+class Delta:
+    """What encodes the published parameters of `version` less those before it; with fragments, of one piece."""
+
+    version: int
+    payload: Payload
+    sum: int  # its checksum
+    piece: int
 
 
 class Store:
     """Parameters [d] and buffers [b] of one layout. Version 0 is what `start` was given."""
 
-    def __init__(self, layout: Layout, codec: Codec) -> None:
-        self.layout = layout
+    def __init__(self, layout: Layout, codec: Codec, pieces: Sequence[tuple[int, ...]] = ()) -> None:
+        self.layout, self._pieces = layout, pieces
         self.version = -1
         self.parameters = torch.empty(0, dtype=torch.float32)
         self.buffers = torch.empty(0, dtype=torch.float32)
-        self._codec = bind(codec, layout.shapes())
+        self._codecs = [bind(codec, layout.shapes(piece)) for piece in pieces] or [bind(codec, layout.shapes())]
+        self._lossless = codec.lossless
         self._pool = Pool(4 * layout.d, SNAPSHOTS_KEPT)
-        self._codec_state: State = {}
+        self._codec_states: list[State] = []  # one for each of the codecs
+        self._changed: list[int] = []  # with fragments: the version at which each piece changed last
         self._published = self.parameters
         self._given: Tensor | None = None  # the snapshot of this version, once somebody asked for it
         self._given_sum = -1
-        self._deltas: deque[tuple[int, Payload, int]] = deque()  # version, delta, its checksum
+        self._deltas: deque[Delta] = deque()
         self._packer = packed()
         self._packed: tuple[Payload, int] | None = None  # of this version, once somebody asked for it; and its checksum
         self._packed_bytes = self._snapshot_bytes  # of the last that was packed
@@ -65,17 +78,29 @@ class Store:
     def start(self, parameters: Tensor, buffers: Tensor, version: int = 0) -> None:
         """Begin with `parameters` [d] and `buffers` [b], which are copied."""
         self.parameters, self.buffers = parameters.clone(), buffers.clone()
-        self._published = self.parameters if self._codec.lossless else parameters.clone()
-        self._codec_state = self._codec.init(self.layout.d)
+        self._published = self.parameters if self._lossless else parameters.clone()
+        self._codec_states = [each.init(self._size(i)) for i, each in enumerate(self._codecs)]
+        self._changed = [version] * len(self._pieces)
         self._given, self._packed, self.version, self._digest = None, None, version, -1
         self._deltas.clear()
 
     def dump(self) -> dict[str, Tensor]:
         """Everything but the chain, as tensors that are never written again."""
         tensors = {"published": self.published, "buffers": self.buffers.clone()}
-        if not self._codec.lossless:
+        if not self._lossless:
             tensors["parameters"] = self.parameters.clone()
-        return tensors | {f"download/{key}": value.clone() for key, value in self._codec_state.items()}
+        return tensors | {name: value.clone() for name, value in self._states().items()}
+
+    def _states(self) -> dict[str, Tensor]:
+        named = (
+            (f"download/{i}/" if self._pieces else "download/", state) for i, state in enumerate(self._codec_states)
+        )
+        return {prefix + key: value for prefix, state in named for key, value in state.items()}
+
+    def _size(self, group: int) -> int:
+        """The length of what is encoded for a group."""
+        entries = self.layout.parameters
+        return sum(entries[i].size for i in self._pieces[group]) if self._pieces else self.layout.d
 
     def restore(self, tensors: Mapping[str, Tensor], version: int) -> None:
         """After `start` from the published vector and the buffers: become all that `dump` gave, at `version`.
@@ -83,38 +108,53 @@ class Store:
         In place: optimizers hold views of the parameters.
         """
         self.version = version
-        if not self._codec.lossless:
+        if not self._lossless:
             self.parameters.copy_(tensors["parameters"])
-        self._codec_state = {key: tensors[f"download/{key}"].clone() for key in self._codec_state}
+        self._changed = [version] * len(self._pieces)
+        for i, state in enumerate(self._codec_states):
+            prefix = f"download/{i}/" if self._pieces else "download/"
+            self._codec_states[i] = {key: tensors[prefix + key].clone() for key in state}
 
-    def advance(self, step: Callable[[Tensor], None]) -> None:
-        """Let `step` move the true parameters in place, then publish the next version."""
+    def advance(self, step: Callable[[Tensor], None], piece: int = 0) -> None:
+        """Let `step` move the true parameters in place (with fragments: those of `piece`), then publish the version."""
         step(self.parameters)
         self.version += 1
-        self._given = self._packed = None
-        if not self._codec.lossless:
-            self._publish_delta()
+        self._given, self._packed, self._digest = None, None, -1
+        if self._pieces:
+            self._changed[piece] = self.version
+        if not self._lossless:
+            self._publish_delta(piece)
 
-    def _publish_delta(self) -> None:
-        self._digest = -1
+    def _publish_delta(self, piece: int) -> None:
+        codec = self._codecs[piece]
         try:
-            encoded, self._codec_state = self._codec.encode(self.parameters - self._published, self._codec_state)
+            encoded, self._codec_states[piece] = codec.encode(self._unpublished(piece), self._codec_states[piece])
         except ConfigError:  # beyond what the codec can write: this version goes out whole
             self._published.copy_(self.parameters)
             self._deltas.clear()
             return
         payload = bytes(encoded)
-        self._published.add_(self._codec.decode(payload, self.layout.d))
-        self._deltas.append((self.version, payload, checksum(payload)))
+        decoded = codec.decode(payload, self._size(piece))
+        if self._pieces:
+            self.layout.spread(decoded, self._pieces[piece], self._published, 1.0)
+        else:
+            self._published.add_(decoded)
+        self._deltas.append(Delta(self.version, payload, checksum(payload), piece))
         while self._deltas and self._chain_bytes() > self._snapshot_bytes:
             self._deltas.popleft()
+
+    def _unpublished(self, piece: int) -> Tensor:
+        if not self._pieces:
+            return self.parameters - self._published
+        part = self.layout.part(self.parameters, self._pieces[piece])
+        return part.sub_(self.layout.part(self._published, self._pieces[piece]))
 
     @property
     def _snapshot_bytes(self) -> int:
         return 4 * self.layout.d
 
     def _chain_bytes(self) -> int:
-        return sum(len(payload) for _, payload, _ in self._deltas)
+        return sum(len(delta.payload) for delta in self._deltas)
 
     @property
     def published(self) -> Tensor:
@@ -130,17 +170,33 @@ class Store:
         """
         if have == self.version:
             return Answer("unchanged", have, -1, ())
-        chain = [(payload, total) for version, payload, total in self._deltas if version > have >= 0]
-        form, base, digest = "deltas", have, -1
-        most = self._packed_bytes if packed else self._snapshot_bytes
-        if not chain or len(chain) != self.version - have or sum(len(p) for p, _ in chain) >= most:
+        form, base, digest, chain, pieces = self._changes(have, self._packed_bytes if packed else self._snapshot_bytes)
+        if not chain:
             form, frame = self._whole(packed)
             base, chain = -1, [frame]
         elif have // DIGEST_EVERY != self.version // DIGEST_EVERY:
             digest = self._digest_of_published()
         buffers = vector_bytes(self.buffers.clone())
         payload, sums = zip(*chain, (buffers, checksum(buffers)), strict=True)
-        return Answer(form, base, digest, payload, sums)
+        return Answer(form, base, digest, payload, sums, pieces)
+
+    def _changes(self, have: int, most: int) -> tuple[str, int, int, list[tuple[Payload, int]], tuple[int, ...]]:
+        """What has changed since `have`, where that is known and takes fewer than `most` bytes; else no frames."""
+        if self._lossless:
+            pieces = tuple(piece for piece, version in enumerate(self._changed) if version > have >= 0)
+            fewer = 0 < 4 * sum(map(self._size, pieces)) < min(most, self._snapshot_bytes)
+            frames = [self._values(piece) for piece in pieces] if fewer else []
+            return "pieces", have, -1, frames, pieces if fewer else ()
+        chain = [delta for delta in self._deltas if delta.version > have >= 0]
+        if len(chain) != self.version - have or sum(len(delta.payload) for delta in chain) >= most:
+            chain = []
+        pieces = tuple(delta.piece for delta in chain) if self._pieces else ()
+        return "deltas", have, -1, [(delta.payload, delta.sum) for delta in chain], pieces
+
+    def _values(self, piece: int) -> tuple[Payload, int]:
+        """The published values of a piece, and their checksum."""
+        payload = vector_bytes(self.layout.part(self._published, self._pieces[piece]))
+        return payload, checksum(payload)
 
     def _digest_of_published(self) -> int:
         """The checksum of the published vector, computed once a version at most."""

@@ -46,8 +46,8 @@ class AsyncWANHooks(RoundHooks, TrialHooks, CheckpointHooks):
             environment variable LIGHTNING_ASYNC_SERVER is used when this is None.
         submit: "update" sends what a round of local steps changed; "gradient" sends every gradient and lets the
             server run the optimizer that configure_optimizers made.
-        local_steps: optimizer steps in a round; default 16, in gradient mode 1. "auto" fits each worker's rounds to its
-            speed and its link.
+        local_steps: optimizer steps in a round; default 16, in gradient mode 1. "auto" fits them to speed and link.
+        fragments: pieces of the model that are sent and published by turns; default 1, the whole each time.
         compression: codec of what workers send: "none", "fp16", "int8", "topk", "auto", a spec, or a codec. One that
             leaves numbers out gets error feedback around it.
         download_compression: codec of what the server sends; by default exact where `compression` is, else `either()`.
@@ -79,6 +79,7 @@ class AsyncWANHooks(RoundHooks, TrialHooks, CheckpointHooks):
         server: str | None = None,
         submit: Literal["update", "gradient"] | None = None,
         local_steps: int | str | None = None,
+        fragments: int | None = None,
         compression: str | dict[str, Any] | Codec | None = None,
         download_compression: str | dict[str, Any] | Codec | None = None,
         aggregation: str | dict[str, Any] | Aggregator | Filter | None = None,
@@ -106,6 +107,7 @@ class AsyncWANHooks(RoundHooks, TrialHooks, CheckpointHooks):
         self._given = given(
             submit=submit,
             local_steps=local_steps,
+            fragments=fragments,
             compression=compression,
             download_compression=download_compression,
             aggregation=aggregation,

@@ -67,7 +67,7 @@ class Push:
     seq: int  # 1, 2, 3, ... per worker
     base: int  # version the round started from
     digest: str
-    group: int = 0  # gradient mode: index of the optimizer
+    group: int = 0  # gradient mode: index of the optimizer; with fragments: of the piece
     present: list[int] | None = None  # gradient mode: indices of the tensors that have a gradient
     samples: int = 1
     steps: int = 1  # local optimizer steps in the round
@@ -211,12 +211,15 @@ class Receipt:
 class Params:
     """Published parameters at `version`. Payload by `form`: snapshot: parameters [d], buffers [b]; packed: the same
     with the parameters packed; deltas: one encoded delta per version after `base`, then buffers [b]; unchanged: none.
+    With fragments a delta is of one piece, and pieces: float32 values of those that have changed, then buffers [b].
     """
 
     form: str
     version: int
     base: int = -1
     included: int = 0  # last sequence number of this worker that `version` contains
+    included_of: list[int] = field(default_factory=list)  # with fragments: the same for each piece
+    pieces: list[int] = field(default_factory=list)  # with fragments: which piece each delta, or frame of values, is of
     digest: int = -1  # checksum of the parameters at `version`; -1 when not computed for it
     stop: bool = False
 

@@ -11,13 +11,14 @@ vectors come detached, and every tensor that is made here has its dtype written 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections import deque
 from collections.abc import Callable
 
 import torch
 
-from lightning_async.codecs import bind, codec
+from lightning_async.codecs import codec
 from lightning_async.errors import AsyncWANError, CallerError, NetworkError
 from lightning_async.layout import Layout
 from lightning_async.transport.base import Frame, Traffic
@@ -56,13 +57,11 @@ class Courier:
         self._outcomes: deque[Outcome | Forgotten] = deque()
         self._busy = 0  # requests of the exchange that are not answered
         self._error: BaseException | None = None
-        self._closing = ""
-        self._goodbye_s = GOODBYE_S
+        self._closing, self._goodbye_s = "", GOODBYE_S
         self._ended, self._lock = False, threading.Lock()
         self._uploads: Uploads | None = None
         self._waited_s = self._waited_before_s = 0.0  # by the main thread; until the last exchange
-        self._exchange_s = 0.0  # that the last one took
-        self._exchange_began: float | None = None
+        self._exchange_s, self._began = 0.0, math.inf  # of the last one; when this one began
         self._link: Link | None = None
         self._downloads = Downloads(layout, self._pull, lambda: self._require_link().bytes_per_s.value, world.clock)
         self._traffic = Traffic()
@@ -131,8 +130,8 @@ class Courier:
         self._owe(2)
         compute_s = max(0.0, update.push.round_s - (self._waited_s - self._waited_before_s))
         self._waited_before_s = self._waited_s
-        update = update.measured(compute_s, self._exchange_s)
-        self._post(lambda: self._push(update, wait_newer, compute_s))
+        measured = update.measured(compute_s, self._exchange_s)
+        self._post(lambda: self._push(measured, wait_newer, compute_s))
 
     @property
     def has_news(self) -> bool:
@@ -193,8 +192,7 @@ class Courier:
         return self._clock() if link is None else min(link.due_at, self._downloads.due_at)
 
     def _work(self, longest_block_s: float) -> None:
-        if self._link is None:
-            self._link = self._make_link(self._on_welcome, self._on_ack)
+        self._link = self._link or self._make_link(self._on_welcome, self._on_ack)
         while self._jobs:
             self._jobs.popleft()()
         self._downloads.tick()
@@ -213,8 +211,8 @@ class Courier:
     def _owe(self, answers: int) -> None:  # both threads do
         with self._lock:
             self._busy += answers
-            if self._busy == 0 and self._exchange_began is not None:
-                self._exchange_s, self._exchange_began = self._clock() - self._exchange_began, None
+            if self._busy == 0 and self._began < math.inf:
+                self._exchange_s, self._began = self._clock() - self._began, math.inf
         self._notify()
 
     def _require_link(self) -> Link:
@@ -231,14 +229,14 @@ class Courier:
         if self._layout.d:  # an observer holds nothing of a run: the next one at the same address will do as well
             check_run(first, welcome, self._downloads.have)
         if first is None:
-            self._uploads = Uploads(codec(str(welcome.config["compression"])), self._layout)
-            self._downloads.codec = bind(codec(str(welcome.config["download_compression"])), self._layout.shapes())
-            follow = welcome.config["submit"] == "update" and bool(welcome.config.get("follow"))
-            self._downloads.standing_allowed = self._layout.d > 0 and follow
-        else:
-            if welcome.last_seq < self._acknowledged:
-                self._outcomes.append(Forgotten(welcome.last_seq, self._acknowledged))
-                self._acknowledged = welcome.last_seq
+            pieces = self._layout.fragments(welcome.config["fragments"]) if self._layout.d else ()
+            self._uploads = Uploads(codec(str(welcome.config["compression"])), self._layout, pieces)
+            self._downloads.begin(codec(str(welcome.config["download_compression"])), pieces)
+            follow = self._layout.d > 0 and welcome.config["submit"] == "update"
+            self._downloads.standing_allowed = follow and bool(welcome.config.get("follow"))
+        elif welcome.last_seq < self._acknowledged:
+            self._outcomes.append(Forgotten(welcome.last_seq, self._acknowledged))
+            self._acknowledged = welcome.last_seq
         if welcome.version < self._downloads.have:
             self._downloads.have = -1
         self.welcome = welcome
@@ -257,7 +255,7 @@ class Courier:
             self._outcomes.append(Outcome(update.push.seq, False, -1, reason, "NaN or infinity in the update"))
         else:
             sent_at, have = self._clock(), None if wait_newer else self._downloads.ride(self._answered)
-            self._exchange_began = None if wait_newer else sent_at  # a barrier's wait is no exchange
+            self._began = math.inf if wait_newer else sent_at  # a barrier's wait is no exchange
 
             def answered(reply: Reply, news: tuple[Frame, ...]) -> None:
                 self._on_receipt(reply, update, payload, self._clock() - sent_at, compute_s)
@@ -277,7 +275,7 @@ class Courier:
         except CallerError:
             if bool(torch.isfinite(update.vector).all()):
                 raise
-            return None
+        return None
 
     def _on_receipt(self, reply: Reply, update: Update, payload: Frame, took_s: float, compute_s: float) -> None:
         assert self._uploads is not None

@@ -15,13 +15,13 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from lightning_async.codecs import Codec, codec
+from lightning_async.codecs import Codec, bind, codec
 from lightning_async.errors import ProtocolError
 from lightning_async.layout import Layout
 from lightning_async.transport.base import Frame
@@ -34,6 +34,7 @@ PAUSE_S = 0.1  # the shortest time between two standing questions
 PACKED_BYTES = 1 << 20  # a snapshot shorter than this is not worth packing
 PACKED_BELOW = 12.5e6  # bytes per second of the link: it saves twice the time that packing and unpacking take, or more
 RIDE_BYTES = 1 << 18  # parameters up to this size come with a receipt, which costs less than a question
+CHANGES = ("deltas", "pieces")  # forms that say what has changed since the version held
 SHARE = 0.25  # of the link that standing questions may take
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,8 @@ class Downloads:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._layout, self._ask, self._bytes_per_s, self._clock = layout, ask, bytes_per_s, clock
-        self.codec: Codec | None = None  # known once the run's configuration is
+        self._codecs: list[Codec] = []  # known once the run's configuration is; with fragments one for each piece
+        self._sizes: list[int] = []  # of what each of them decodes
         self.have = -1
         self.arrivals: deque[Arrival] = deque()
         self.stop_asked = False
@@ -66,6 +68,12 @@ class Downloads:
         self._asked = 0  # questions under way that somebody waits for
         self._owed: list[tuple[bool, Callable[[], None]]] = []  # (only a newer version will do, whom to tell)
         self._next_standing = 0.0
+
+    def begin(self, download: Codec, pieces: Sequence[Sequence[int]]) -> None:
+        """The run's configuration is known: what encodes deltas, and the pieces of a run with fragments."""
+        shapes = [self._layout.shapes(piece) for piece in pieces] or [self._layout.shapes()]
+        self._codecs = [bind(download, each) for each in shapes]
+        self._sizes = [sum(math.prod(shape) for shape in each) for each in shapes]
 
     def fetch(self, done: Callable[[], None], newer: bool = False, after_push: bool = False) -> None:
         """Get what is published now, or with `newer` wait for a version after the one held; then call `done`.
@@ -140,7 +148,7 @@ class Downloads:
     def _on_answer(self, reply: Reply, payload: tuple[Frame, ...], wait_s: float) -> None:
         self._asked -= 1
         self._pause(payload)
-        if isinstance(reply, Params) and reply.form == "deltas" and reply.base != self.have < reply.version:
+        if isinstance(reply, Params) and reply.form in CHANGES and reply.base != self.have < reply.version:
             self._question(0.0)  # an answer to an older question; what it is based on is not what we hold
             return
         came = self._take(reply, payload)
@@ -169,7 +177,7 @@ class Downloads:
         if (
             reply.form == "unchanged"
             or reply.version < self.have
-            or (reply.form == "deltas" and reply.base != self.have)
+            or (reply.form in CHANGES and reply.base != self.have)
         ):
             return False
         self.arrivals.append(self._read(reply, payload))
@@ -177,13 +185,27 @@ class Downloads:
         return True
 
     def _read(self, params: Params, payload: tuple[Frame, ...]) -> Arrival:
-        if params.form != "deltas":
+        if params.form not in ("deltas", "pieces"):
             return read_snapshot(params, payload, self._layout.d, self._layout.b)
-        assert self.codec is not None
-        decode = self.codec.decode
         vectors, buffers = _parted(params, payload, self._layout.b)
-        deltas = tuple(decode(frame, self._layout.d) for frame in vectors)
-        return Arrival(params.version, params.included, None, deltas, buffers, params.digest)
+        pieces = self._pieces_of(params, len(vectors))
+        values = params.form == "pieces"
+        codecs = [codec("none") if values else self._codecs[piece] for piece in pieces]
+        decoded = zip(codecs, vectors, pieces, strict=True)
+        deltas = tuple(each.decode(frame, self._sizes[piece]) for each, frame, piece in decoded)
+        held = _included(params)
+        whole = len(self._codecs) == 1
+        return Arrival(params.version, held, None, deltas, buffers, params.digest, () if whole else pieces, values)
+
+    def _pieces_of(self, params: Params, frames: int) -> tuple[int, ...]:
+        """Which piece each frame is of; 0 for each where the model is in one."""
+        count = len(self._codecs)
+        pieces = tuple(params.pieces) if count > 1 else (0,) * frames
+        if len(pieces) != frames or not all(0 <= piece < count for piece in pieces):
+            raise ProtocolError(f"Params of {frames} frames for pieces {str(pieces)[:60]}; this run has {count}")
+        if count > 1 and len(params.included_of) != count:
+            raise ProtocolError(f"Params that tell {len(params.included_of)} pieces apart; this run has {count}")
+        return pieces
 
 
 def read_snapshot(params: Params, payload: tuple[Frame, ...], d: int, b: int) -> Arrival:
@@ -192,7 +214,11 @@ def read_snapshot(params: Params, payload: tuple[Frame, ...], d: int, b: int) ->
     if params.form not in ("snapshot", "packed"):
         raise ProtocolError(f"Params of form {params.form[:20]!r}, expected a snapshot")
     whole = codec("none" if params.form == "snapshot" else "packed").decode(vectors[0], d)
-    return Arrival(params.version, params.included, whole, (), buffers, params.digest)
+    return Arrival(params.version, _included(params), whole, (), buffers, params.digest)
+
+
+def _included(params: Params) -> int | tuple[int, ...]:
+    return tuple(params.included_of) if params.included_of else params.included
 
 
 def _parted(params: Params, payload: tuple[Frame, ...], b: int) -> tuple[list[Frame], Tensor]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,15 +22,17 @@ from lightning_async.outer import describe, hyper_of
 from lightning_async.scheduling import sizing
 from lightning_async.staleness import policy
 from lightning_async.transport.base import Frame, Traffic
-from lightning_async.wire.messages import Ack, Push, Reason, Reply, Request, Welcome
+from lightning_async.wire.messages import Ack, Push, Reply, Request, Welcome
 from lightning_async.worker.brief import Brief
 from lightning_async.worker.courier import GOODBYE_S, Courier
 from lightning_async.worker.guard import Guard
 from lightning_async.worker.joining import begin_run
 from lightning_async.worker.link import Link
-from lightning_async.worker.parcels import Forgotten, Outcome, Ticket, Update
-from lightning_async.worker.part import Identity, Round
+from lightning_async.worker.parcels import Outcome, Ticket, Update
+from lightning_async.worker.part import Identity, Round, gradients
 from lightning_async.worker.replica import Replica
+from lightning_async.worker.settling import Settler
+from lightning_async.worker.turns import Turns
 from lightning_async.worker.world import REAL, World
 
 MOST_TRIES = 20  # to have progress accepted before giving up
@@ -62,14 +65,15 @@ class Engine:
         self.identity = identity or Identity()
         self.name, self.shared = self.identity.full_name, shared_tensors(module)
         self.replica, self._guard = Replica(self.shared), Guard(module, self.shared)
+        self._settler = Settler(self.replica, self._guard)
         self.config, self.workers, self.armed = RunConfig(), 1, False
         self.round_steps = self._most_claimed = 1
         self.tamper: Callable[[torch.Tensor], torch.Tensor] = lambda update: update  # see tampering.py
         self._claims, self._give_up = dict(claims or {}), give_up
         self._round, self._brief = Round(self.clock()), Brief()
         self.found: Welcome | None = None  # the run when this worker came
-        self._seq = self._diverged = 0
-        self._refusal = ("", "")  # the last one: reason, detail
+        self._seq = 0
+        self._turns = Turns(1)
         self._records: list[dict[str, Any]] = []
         self._courier = Courier(self._make_link, self.shared.layout, world)
 
@@ -87,11 +91,16 @@ class Engine:
         self.until(lambda: self._courier.welcome is not None)
         welcome = self._welcome
         self.config = read_config(welcome.config)
+        self._settler.submit = self.config.submit
         self.workers, self._seq, self.found = welcome.workers, welcome.last_seq, welcome
         sizes = sizing(self.config.local_steps)
         self.round_steps, self._most_claimed = welcome.round_steps or sizes.first, sizes.most_claimed
+        self.replica.pieces, self._turns = (
+            self.shared.layout.fragments(self.config.fragments),
+            Turns(self.config.fragments),
+        )
         if self.config.submit == "gradient":
-            names = {id(p): name for p, name in zip(self.shared.parameters, self.shared.names, strict=True)}
+            names = dict(zip(map(id, self.shared.parameters), self.shared.names, strict=True))
             self._records = [describe(optimizer, names) for optimizer in self.optimizers]
             self._guard.remember(self.optimizers)
         begin_run(self, lambda: self._welcome, self._courier.greet, self._records)
@@ -176,15 +185,13 @@ class Engine:
         self._courier.check()
         self._guard.check()
         self._guard.check_groups(optimizer)
-        mine = {id(p) for group in self.optimizers[optimizer].param_groups for p in group["params"]}
-        present = [i for i, p in enumerate(self.shared.parameters) if p.grad is not None and id(p) in mine]
+        present, vector = gradients(self.shared, self.optimizers[optimizer])
         if not present:
             return
-        found = (self.shared.parameters[i].grad for i in present)
-        vector = torch.cat([g.detach().to(torch.float32).reshape(-1) for g in found if g is not None])
         starts = [group["hyper"] for group in self._records[optimizer]["groups"]]
         self._round.steps[optimizer] = self._round.steps.get(optimizer, 0) + 1
-        push = self._next_push(optimizer, present, hyper_of(self.optimizers[optimizer], starts))
+        hyper = hyper_of(self.optimizers[optimizer], starts)
+        push = self._next_push(optimizer, present=present, hyper=hyper)
         buffers = self.replica.live_buffers() if optimizer == 0 else torch.empty(0)
         self._exchange(Update(push, self.tamper(vector), buffers))
         self._finish()
@@ -194,14 +201,14 @@ class Engine:
 
         A run that has ended takes nothing more; what a codec keeps goes out with later updates. Raises RefusedError,
         and NetworkError when the wait was given up: what was not accepted by then is not sent."""
-        for left in reversed(range(MOST_TRIES + 1)):
+        for left in reversed(range(MOST_TRIES + self.config.fragments)):
             self.until(lambda: self._courier.idle)
             self._take_news()
             if self.config.submit == "gradient" or self.stop_asked or not (self._round.length or self.replica.owes):
                 return
             if left:
                 self._send_round()
-        raise RefusedError(*self._refusal)
+        raise RefusedError(*self._settler.refusal)
 
     def align(self) -> None:
         """Flush, fetch the newest parameters, and make the live model exactly the published one."""
@@ -209,6 +216,7 @@ class Engine:
         self._refresh()
         self._take_news()
         self.replica.show_published()
+        self._turns.align()
 
     def release(self) -> None:
         """After `align`: give the live model back what was sent and is not published yet."""
@@ -223,32 +231,37 @@ class Engine:
         self._guard.check()
         if not self._finish() or not (self._round.length or self.replica.owes):
             return  # training is being stopped, or it stood on an update that was thrown away meanwhile
-        own_steps, push = self._round.length, self._next_push(0, None, [])
-        u = self.replica.update(push.seq)
-        self._exchange(Update(push, self.tamper(u), self.replica.live_buffers(), own_steps))
+        self._exchange(self._piece() if self.replica.pieces else self._whole())
         if self.rigid:
             self._finish()
+
+    def _whole(self) -> Update:
+        own_steps, push = self._round.length, self._next_push()
+        u = self.replica.update(push.seq)
+        return Update(push, self.tamper(u), self.replica.live_buffers(), own_steps)
+
+    def _piece(self) -> Update:
+        """The progress of the piece whose turn it is, since its last turn."""
+        own_steps = self._round.length
+        if own_steps:
+            self.replica.note_steps()
+        piece = self._turns.next(self.replica.owed)
+        push = self._next_push(piece)
+        push = replace(push, base=self._turns.base(piece, push.base))
+        u = self.replica.update_of(push.seq, piece)
+        return Update(push, self.tamper(u), self.replica.live_buffers() if piece == 0 else torch.empty(0), own_steps)
 
     @property
     def rigid(self) -> bool:
         """Whether every update must start from the newest version: synchronous training, no overlap."""
         return policy(self.config.staleness).bound == 0
 
-    def _next_push(self, group: int, present: list[int] | None, hyper: list[Any]) -> Push:
+    def _next_push(self, group: int = 0, **rest: Any) -> Push:
         self._seq += 1
         done, self._round = self._round, Round(self.clock())
-        return Push(
-            seq=self._seq,
-            base=self.replica.version if done.base is None else done.base,
-            digest=self.shared.layout.digest,
-            group=group,
-            present=present,
-            samples=max(1, done.samples),
-            steps=min(max(1, done.length + done.again), self._most_claimed),
-            round_s=self.clock() - done.began,
-            loss=done.mean_loss,
-            hyper=hyper,
-        )
+        claim = (0 if self.replica.pieces else 1, self._most_claimed)
+        rest |= {"seq": self._seq, "digest": self.shared.layout.digest, "group": group}
+        return done.push(self.clock(), self.replica.version, claim, **rest)
 
     def _exchange(self, update: Update) -> None:
         if update.vector.is_cuda:
@@ -258,8 +271,7 @@ class Engine:
 
     def _finish(self) -> bool:
         """Wait until the last exchange is over, and merge what it brought; False when the wait was given up."""
-        over = self.wait(lambda: self._courier.idle)
-        if over:
+        if over := self.wait(lambda: self._courier.idle):
             self._take_news()
         return over
 
@@ -270,37 +282,15 @@ class Engine:
     def _take_news(self) -> None:
         outcomes, arrivals = self._courier.collect()
         for outcome in outcomes:
-            self._settle(outcome)
+            if isinstance(outcome, Outcome) and outcome.round_steps:
+                self.round_steps = outcome.round_steps
+            if not self._settler.settle(outcome, self._round):
+                self._round = Round(self.clock())
         for arrival in arrivals:
             progressed = self._round.length > 0 or self.replica.owes  # what comes under it makes it no younger
             self.replica.merge(arrival, progressed)
+            self._turns.came(arrival.version)
             self._round.base = self._round.base if progressed and self._round.base is not None else arrival.version
             if arrival.digest >= 0 and arrival.digest != self.replica.digest():
                 log.error("version %d here differs from the published one; taking a snapshot", arrival.version)
                 self._courier.forget()
-
-    def _settle(self, outcome: Outcome | Forgotten) -> None:
-        if isinstance(outcome, Outcome) and outcome.round_steps:
-            self.round_steps = outcome.round_steps
-        if isinstance(outcome, Forgotten):
-            for seq in [seq for seq in self.replica.pending if outcome.after < seq <= outcome.last]:
-                self.replica.take_back(seq)
-        elif outcome.accepted:
-            self._diverged = 0
-            self.replica.settle(outcome.seq, outcome.version)
-        else:
-            self._refused(outcome)
-
-    def _refused(self, outcome: Outcome) -> None:
-        log.warning("update %d was refused [%s]: %s", outcome.seq, outcome.reason, outcome.detail)
-        self._refusal = (outcome.reason, outcome.detail)
-        if outcome.reason == Reason.NOT_FINITE.value:
-            self._diverged += 1
-            self.replica.discard(outcome.seq)
-            self._round = Round(self.clock())
-            self._guard.check_finite(self._diverged)
-        elif outcome.kept:
-            self.replica.give_up(outcome.seq)
-        elif self.config.submit == "update":
-            self.replica.take_back(outcome.seq)
-            self._round.regain(outcome.steps, outcome.samples)

@@ -8,13 +8,14 @@ import socket
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
-from lightning_async.layout import Layout
+from lightning_async.layout import Layout, Shared
 from lightning_async.transport.base import Connection
 from lightning_async.transport.keys import Key
-from lightning_async.wire.messages import Hello
+from lightning_async.wire.messages import Hello, Push
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +84,27 @@ class Round:
         mean = math.nan if self.loss is None else float(self.loss) / self.losses
         return mean if math.isfinite(mean) else None
 
+    def push(self, now: float, version: int, claim: tuple[int, int], **rest: Any) -> Push:
+        """What is told of this round, which ends `now`, with `version` held; its steps are held between the two numbers
+        of `claim`."""
+        return Push(
+            base=version if self.base is None else self.base,
+            samples=max(1, self.samples),
+            steps=min(max(claim[0], self.length + self.again), claim[1]),
+            round_s=now - self.began,
+            loss=self.mean_loss,
+            **rest,
+        )
+
     @property
     def length(self) -> int:
         """Steps of the optimizer that has stepped most."""
         return max(self.steps.values(), default=0)
+
+
+def gradients(shared: Shared, optimizer: torch.optim.Optimizer) -> tuple[list[int], torch.Tensor]:
+    """Which of the shared tensors have a gradient for `optimizer`, and these one after the other, float32."""
+    mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    found = {i: p.grad for i, p in enumerate(shared.parameters) if p.grad is not None and id(p) in mine}
+    parts = [gradient.detach().to(torch.float32).reshape(-1) for gradient in found.values()]
+    return list(found), torch.cat(parts) if parts else torch.empty(0)

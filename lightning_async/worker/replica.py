@@ -6,6 +6,9 @@
 model without losing progress: everything that (1) adds to P is added to P' instead, less the updates that P' already
 holds. So with one worker nothing ever changes but rounding, and after a merge without progress live is P', bit for bit.
 
+Where a run has fragments, an update holds the progress of one piece of the model, and that of the others stays progress
+until it is their turn: (1) holds as it is, with updates that are zero outside their piece.
+
 Memory: P, and one vector per update that is not in P yet (usually one, which is also the payload in flight). A model
 in half precision cannot hold P exactly; then the values at which the round started are kept too, so that rounding
 never counts as progress.
@@ -16,7 +19,7 @@ Rule of this file: main thread only; explicit dtypes everywhere, since Lightning
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -32,11 +35,17 @@ class Arrival:
     """Newer published parameters. Either `parameters` [d] whole, or `deltas` to be added to the version before."""
 
     version: int
-    included: int  # last own update that this version holds
+    included: int | Sequence[int]  # last own update that this version holds; with fragments, one for each
     parameters: Tensor | None
     deltas: tuple[Tensor, ...]
     buffers: Tensor
     digest: int = -1
+    pieces: tuple[int, ...] = ()  # with fragments, which one each of `deltas` is of
+    values: bool = False  # the deltas are what is to stand there, not what is to be added
+
+    def holds(self, seq: int, piece: int) -> bool:
+        """Whether own update `seq`, of this fragment, is in this version."""
+        return seq <= (self.included if isinstance(self.included, int) else self.included[piece])
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +55,7 @@ class _Sent:
     seq: int
     vector: Tensor
     version: int | None = None
+    piece: int = 0
 
 
 class Replica:
@@ -60,7 +70,13 @@ class Replica:
         self._buffers = self._sent_buffers = torch.empty(0, dtype=FLOAT)
         self._whole = all(p.dtype == FLOAT for p in shared.parameters)
         self._start: Tensor | None = None
-        self.owes = False  # whether an update was taken back, so that there is progress without a step
+        self.pieces: tuple[tuple[int, ...], ...] = ()  # of a run with fragments
+        self._owed: set[int] = set()  # pieces of which there is progress without a step: not sent yet, or taken back
+
+    @property
+    def owes(self) -> bool:
+        """Whether there is progress without a step: an update was taken back, or its piece has not had its turn."""
+        return bool(self._owed)
 
     @property
     def pending(self) -> tuple[int, ...]:
@@ -88,7 +104,7 @@ class Replica:
         unflatten(self.published, self.shared.layout.parameters, self.shared.parameters)
         self._write_buffers(self._buffers)
         self._mark_start(None)
-        self.owes = False
+        self._owed.clear()
 
     def hide_published(self) -> None:
         """After `show_published`: add what was sent and is not published yet to the live model again."""
@@ -101,15 +117,37 @@ class Replica:
         self._sent.append(_Sent(seq, u))
         self._sent_buffers = self.live_buffers()
         self._mark_start(None)
-        self.owes = False
+        self._owed.clear()
         return u
+
+    @property
+    def owed(self) -> frozenset[int]:
+        """The pieces of which there is progress without a step."""
+        return frozenset(self._owed)
+
+    def note_steps(self) -> None:
+        """With fragments: steps were made since the last update, so there is progress in every piece."""
+        self._owed.update(range(len(self.pieces)))
+
+    def update_of(self, seq: int, piece: int) -> Tensor:
+        """As `update`, for one piece: its progress, [its size]."""
+        left = self._progress()
+        part = self.shared.layout.part(left, self.pieces[piece])
+        sent = torch.zeros_like(left)
+        self.shared.layout.spread(part, self.pieces[piece], sent)
+        self._sent.append(_Sent(seq, sent, piece=piece))
+        self._sent_buffers = self.live_buffers() if piece == 0 else self._sent_buffers
+        self._mark_start(left.sub_(sent))
+        self._owed.discard(piece)
+        return part
 
     def take_back(self, seq: int) -> None:
         """Update `seq` was refused: what it held is progress again and goes with the next one."""
         for sent in self._sent:
             if sent.seq == seq and self._start is not None:
                 self._start.add_(sent.vector)
-            self.owes = self.owes or sent.seq == seq
+            if sent.seq == seq:
+                self._owed.add(sent.piece)
         self._sent = [sent for sent in self._sent if sent.seq != seq]
 
     def settle(self, seq: int, version: int) -> None:
@@ -118,10 +156,10 @@ class Replica:
         for i, sent in enumerate(self._sent):
             if sent.seq == seq:
                 before = self._sent[i - 1] if i else None
-                if before is not None and before.version == version:
-                    self._sent[i - 1 : i + 1] = [_Sent(seq, before.vector + sent.vector, version)]
+                if before is not None and (before.version, before.piece) == (version, sent.piece):
+                    self._sent[i - 1 : i + 1] = [replace(sent, vector=before.vector + sent.vector, version=version)]
                 else:
-                    self._sent[i] = _Sent(seq, sent.vector, version)
+                    self._sent[i] = replace(sent, version=version)
                 return
 
     def give_up(self, seq: int) -> None:
@@ -148,8 +186,8 @@ class Replica:
         progressed = progressed or self.owes
         progress = self._progress() if progressed and self._start is not None else None
         before, self.published = self.published, self._newer(arrival)
-        held = [sent for sent in self._sent if sent.seq <= arrival.included]
-        self._sent = [sent for sent in self._sent if sent.seq > arrival.included]
+        held = [sent for sent in self._sent if arrival.holds(sent.seq, sent.piece)]
+        self._sent = [sent for sent in self._sent if not arrival.holds(sent.seq, sent.piece)]
         self.version, self._buffers = arrival.version, arrival.buffers
         if progressed and progress is None:
             self._shift(before, held)
@@ -161,8 +199,12 @@ class Replica:
         if arrival.parameters is not None:
             return arrival.parameters.to(self.device)
         published = self.published.clone()
-        for delta in arrival.deltas:
-            published.add_(delta.to(self.device))
+        for i, delta in enumerate(arrival.deltas):
+            if arrival.pieces:
+                piece = self.pieces[arrival.pieces[i]]
+                self.shared.layout.spread(delta.to(self.device), piece, published, None if arrival.values else 1.0)
+            else:
+                published.add_(delta.to(self.device))
         return published
 
     def _shift(self, before: Tensor, held: Sequence[_Sent]) -> None:

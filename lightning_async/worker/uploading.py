@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import TypeAlias
 
 from torch import Tensor
@@ -27,10 +28,10 @@ log = logging.getLogger(__name__)
 
 
 class Uploads:
-    """Updates of `layout`, or of some of its tensors, as payloads of `codec`."""
+    """Updates of `layout`, or of some of its tensors, as payloads of `codec`. `pieces`: of a run with fragments."""
 
-    def __init__(self, codec: Codec, layout: Layout) -> None:
-        self._codec, self._layout = codec, layout
+    def __init__(self, codec: Codec, layout: Layout, pieces: Sequence[tuple[int, ...]] = ()) -> None:
+        self._codec, self._layout, self._pieces = codec, layout, pieces
         self.states: OrderedDict[Tensors, State] = OrderedDict()
         self._chooser: Chooser | None = None
 
@@ -77,7 +78,8 @@ class Uploads:
             )
 
     def _bound(self, push: Push) -> Codec:
-        return bind(self._codec, self._layout.shapes(push.present))
+        present = self._pieces[push.group] if self._pieces else push.present
+        return bind(self._codec, self._layout.shapes(present))
 
 
 def _tensors(push: Push) -> Tensors:

@@ -231,7 +231,7 @@ def test_what_cannot_be_served_is_said_with_code_two(
         ("stale: 1", "unknown configuration stale"),
         ("[1, 2]", "must be a mapping"),
         ("a: [", "is not YAML"),
-        ("local_steps: '4'", "local_steps: got '4'"),
+        ("local_steps: 4.5", "local_steps: got 4.5"),
         ("events: 3", "events: got 3"),
         ("public: maybe", "public: got 'maybe'"),
         ("compression: 7", "compression: got 7"),

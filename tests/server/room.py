@@ -104,6 +104,10 @@ class Room:
         member = self.run.members.named(name)
         assert member is not None
         values = {"seq": member.last_seq + 1 if seq is None else seq, "base": self.run.version} | changes
+        pieces = LAYOUT.fragments(self.run.config.fragments)
+        if pieces and len(vector) == LAYOUT.d:  # by turns
+            values.setdefault("group", int(values["seq"]) % len(pieces))
+            vector = LAYOUT.part(vector, pieces[int(values["group"])])
         made = codec(self.run.config.compression)
         payload, _ = made.encode(vector, made.init(vector.numel()))
         frames = (bytes(payload), raw(buffers) if buffers is not None else b"")

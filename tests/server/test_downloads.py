@@ -60,20 +60,20 @@ def test_a_snapshot_comes_as_soon_as_the_deltas_are_longer_and_the_chain_is_boun
         assert sum(len(frame) for frame in answer.payload) <= 4 * WIDE.d
     assert forms == sorted(forms, reverse=True)
     assert set(forms) == {"snapshot", "deltas"}
-    assert sum(len(payload) for _, payload, _ in store._deltas) <= 4 * WIDE.d
+    assert sum(len(delta.payload) for delta in store._deltas) <= 4 * WIDE.d
 
 
 def test_each_version_is_encoded_once_for_any_number_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     store = started()
     encoded = []
-    plain = store._codec
+    (plain,) = store._codecs
 
     def counted(vector: torch.Tensor, state: State) -> object:
         encoded.append(store.version)
         return plain.encode(vector, state)
 
     values = {name: getattr(plain, name) for name in ("spec", "init", "decode", "max_bytes")}
-    monkeypatch.setattr(store, "_codec", Codec(encode=counted, **values))  # type: ignore[arg-type]
+    monkeypatch.setattr(store, "_codecs", [Codec(encode=counted, **values)])  # type: ignore[arg-type]
     for _ in range(32):
         advance(store, 1)
         for have in range(store.version):
@@ -193,7 +193,7 @@ def test_sparse_and_dense_deltas_in_one_chain_are_the_published_parameters_bit_f
         if version % 2:
             step = step.sign() * (10 + step.abs().clamp(max=1.0))
         store.advance(lambda p, step=step: p.add_(step))
-        sizes.append(len(store._deltas[-1][1]))
+        sizes.append(len(store._deltas[-1].payload))
         held = after(store, held, version, spec)
         assert torch.equal(held, store.published)
     assert max(sizes[0::2]) < 0.15 * WIDE.d

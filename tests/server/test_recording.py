@@ -207,6 +207,8 @@ CONFIGS: list[dict[str, Any]] = [
     {"quorum": 5, "aggregation": "pipeline(bucketing(s=2), median)", "download_compression": "topk(density=0.3)"},
     {"aggregation": "kardam(f=1)", "workers": 5},
     {"staleness": "adaptive"},
+    {"fragments": 2, "outer": "nesterov(lr=0.7, momentum=0.9)", "quorum": 2, "download_compression": "int8"},
+    {"fragments": 2, "aggregation": "trimmed_mean(f=1)", "quorum": 3},
     {"staleness": "fixed(bound=0)", "quorum": "all", "barrier_s": 3.0},
     {"quorum": 4, "aggregation": "centered_clipping(tau=1.0)", "total_steps": 60},
 ]

@@ -92,6 +92,19 @@ def test_a_round_that_is_fitted_to_a_thin_line_hides_the_exchange():
     assert fitted.workers[0].steps / fitted.workers[0].accepted < 60, "and no longer than that takes"
 
 
+def test_a_model_in_pieces_learns_as_well_and_sends_as_much_less_at_a_time():
+    """Two thirds of its numbers are in one tensor, so half of the bytes of an update go."""
+    whole, pieces = (
+        simulate(scene(THREE, run={"total_steps": 2000, "fragments": n}, task="digits()", seconds=2000.0))
+        for n in (1, 2)
+    )
+    assert pieces.total.failures == ()
+    assert pieces.final_loss < 1.2 * whole.final_loss
+    assert pieces.total.accepted == pytest.approx(whole.total.accepted, rel=0.02)
+    assert pieces.total.sent_bytes < 0.6 * whole.total.sent_bytes
+    assert pieces.total.received_bytes < 0.7 * whole.total.received_bytes
+
+
 def test_synchronous_training_waits_for_the_slowest():
     run = {"total_steps": 240, "staleness": "fixed(bound=0)", "quorum": "all"}
     result = simulate(scene({"speeds": [2.0, 1.0, 0.5]}, run=run, step_jitter=0.0))

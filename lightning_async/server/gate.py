@@ -28,7 +28,7 @@ class Gate:
         text = _wrong(caller, message)
         if not text:
             return None
-        self.door.turn_away(_kind(caller))
+        self.door.blame(peer, _kind(caller))
         return Refusal(Reason.KEY, text)
 
     def is_owner(self, peer: bytes) -> bool:

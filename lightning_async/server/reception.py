@@ -45,6 +45,15 @@ class Reception:
             "revoke": self._revoke,
         }
 
+    def hears(self, peer: bytes) -> bool:
+        """Whether a message of this peer is looked at."""
+        return self._door is None or self._door.hears(peer)
+
+    def damaged(self, peer: bytes) -> None:
+        """What `peer` sent was no message."""
+        if self._door is not None:
+            self._door.blame(peer, "no message")
+
     def receive(self, peer: bytes, message: m.Message) -> m.Reply | None:
         """The answer; None for what is the run's business."""
         refusal = None if self._gate is None else self._gate.check(peer, message)

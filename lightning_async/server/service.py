@@ -105,7 +105,7 @@ class Service:
         while self._pardons:
             self._pardon(*self._pardons.popleft())
         got = self._listener.receive(max(0.0, min(TICK_S, self._next_tick - self._clock())))
-        if got is not None:
+        if got is not None and self._reception.hears(got[0]):
             self._take(*got)
         if self._clock() >= self._next_tick:
             self._next_tick = self._clock() + TICK_S
@@ -191,6 +191,7 @@ class Service:
 
     def _answer_damaged(self, peer: bytes, error: FrameError) -> None:
         self.damaged += 1
+        self._reception.damaged(peer)
         level = logging.WARNING if self.damaged & (self.damaged - 1) == 0 else logging.DEBUG  # 1st, 2nd, 4th, 8th ...
         log.log(level, "message %d that could not be read: %s", self.damaged, error)
         if error.request:

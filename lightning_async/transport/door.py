@@ -6,6 +6,7 @@ is replaced as a whole, and counters.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import Counter
@@ -15,8 +16,10 @@ from pathlib import Path
 from lightning_async.errors import ConfigError
 from lightning_async.transport import invitations
 from lightning_async.transport.allowed import REVOKED, STRANGER, Allowed, Caller, allow
+from lightning_async.transport.conduct import BAN_S, Conduct
 from lightning_async.transport.keys import KEY_BYTES, read_server
 
+log = logging.getLogger(__name__)
 LOOK_S = 0.5  # how often a change of the list is looked for
 
 
@@ -32,15 +35,41 @@ class Door:
         self._lock = threading.Lock()
         self._next, self._edition = 0.0, self._allowed.edition
         self.counts: Counter[str] = Counter()
+        self._conduct = Conduct()
+        self.put_out: Callable[[bytes], None] = lambda key: None  # the transport cuts the lines of a key
 
     def knock(self, key: bytes) -> bool:
         """Whether this key may come in: one of the list, or any while an invitation waits for somebody."""
         self._refresh()
         caller = self._allowed.callers.get(key, STRANGER)
+        if self._conduct.is_out(self._record(key), self._clock()):
+            self.turn_away("put out")
+            return False
         if caller.role == REVOKED or (caller is STRANGER and not invitations.open_ones(self.folder, time.time())):
             self.turn_away("revoked key" if caller.role == REVOKED else "unknown key")
             return False
         return True
+
+    def hears(self, peer: bytes) -> bool:
+        """Whether one more message of `peer` is listened to; of one that was put out none is."""
+        key, now = self._record(peer[-KEY_BYTES:]), self._clock()
+        if self._conduct.is_out(key, now):
+            return False
+        if self._conduct.may_speak(key, now):
+            return True
+        self.blame(peer, "too fast")
+        return False
+
+    def blame(self, peer: bytes, why: str) -> None:
+        """Count that `peer` has done what it should not; too often, and its key is put out for a while."""
+        self.turn_away(why)
+        key = peer[-KEY_BYTES:]
+        if self._conduct.blame(self._record(key), self._clock()):
+            log.warning("%s was put out for %.0f s: %s", self.caller(peer).name or "an unknown key", BAN_S, why)
+            self.put_out(key)
+
+    def _record(self, key: bytes) -> bytes:
+        return key if key in self._allowed.callers else b""
 
     def turn_away(self, why: str) -> int:
         """Count it; how often that was."""

@@ -20,6 +20,7 @@ import os
 import socket
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import zmq
@@ -29,13 +30,23 @@ from lightning_async.transport.addresses import EVERYWHERE, Address, is_literal,
 from lightning_async.transport.base import Connection, Count, Frame, Listener, Traffic
 from lightning_async.transport.door import Door
 from lightning_async.transport.keys import KEY_BYTES, Key
-from lightning_async.transport.zeromq_curve import FRAME_BYTES, Doorkeeper, key_of, secure_client, secure_server
+from lightning_async.transport.zeromq_connections import Connections
+from lightning_async.transport.zeromq_curve import (
+    FRAME_BYTES,
+    Doorkeeper,
+    key_of,
+    line_of,
+    secure_client,
+    secure_server,
+)
 from lightning_async.transport.zeromq_endpoint import Endpoint
 from lightning_async.transport.zeromq_handshakes import Handshakes
+from lightning_async.transport.zeromq_outgoing import Outgoing
 from lightning_async.wire.frames import flat
 
 SEND_QUEUE = 64  # messages that wait to leave, for each peer
 LARGEST_MESSAGE_BYTES = 4 * 2**30  # of one frame, until `limit` says less
+ROOM = 4  # of the largest message: so many bytes one peer may have under way in each direction
 RECONNECT_S = 0.1
 RECONNECT_MAX_S = 5.0
 OTHER_FAMILY_S = 2.0  # a host name that does not answer is tried over IPv6, then over IPv4 again, this far apart
@@ -96,8 +107,12 @@ class ZeroMQListener(Listener):
         self._largest_bytes = largest_message_bytes
         self._end = Endpoint(zmq.ROUTER, queue, largest_message_bytes)
         self._end.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        self.door, self._keeper = door, None if door is None else Doorkeeper(self._end.context, door)
+        self.door, self._outgoing = door, Outgoing()
+        self._keeper: Doorkeeper | None = None
+        self._connections: Connections | None = None
         if door is not None:
+            self._connections = Connections(self._end.socket, door.turn_away)
+            self._keeper = Doorkeeper(self._end.context, door, self._connections)
             secure_server(self._end.socket, door.pair)
         self._bind()
         host = socket.gethostname() if address.host == EVERYWHERE else address.host
@@ -109,9 +124,9 @@ class ZeroMQListener(Listener):
     def receive(self, timeout_s: float) -> tuple[bytes, list[memoryview]] | None:
         deadline = time.monotonic() + timeout_s
         while (message := self._end.receive(timeout_s)) is not None:
-            peer, frames = self._peer(message), [frame.buffer for frame in message[1:]]
-            self._met = True
-            if peer and all(len(frame) <= self._largest_bytes for frame in frames):
+            frames = [frame.buffer for frame in message[1:]]
+            peer, self._met = self._peer(message, frames), True
+            if peer and self._fits(peer, frames):
                 return peer, frames
             timeout_s = max(0.0, deadline - time.monotonic())
         return None
@@ -119,8 +134,12 @@ class ZeroMQListener(Listener):
     def send(self, peer: bytes, frames: Sequence[Frame]) -> bool:
         self._end.check()
         plain = [flat(frame) for frame in frames]
+        waiting = self._outgoing.bytes_to(peer)
+        if waiting and waiting + sum(map(len, plain)) > ROOM * self._largest_bytes:
+            return False  # it does not read
         try:
-            self._end.send([peer if self.door is None else peer[:-KEY_BYTES], *plain])
+            address = peer if self.door is None else peer[:-KEY_BYTES]
+            self._end.send([address, *plain], partial(self._outgoing.note, peer))
         except zmq.ZMQError as error:
             if error.errno in (zmq.EAGAIN, zmq.EHOSTUNREACH):
                 return False
@@ -133,7 +152,10 @@ class ZeroMQListener(Listener):
     def limit(self, largest_message_bytes: int) -> None:
         self._end.check()
         self._largest_bytes = largest_message_bytes
-        self._end.socket.setsockopt(zmq.MAXMSGSIZE, largest_message_bytes)
+        on_the_line = largest_message_bytes + (0 if self.door is None else FRAME_BYTES)
+        self._end.socket.setsockopt(zmq.MAXMSGSIZE, on_the_line)
+        if self._connections is not None:
+            self._connections.room_bytes = ROOM * on_the_line
         if not self._met:
             self._end.socket.unbind(self._end.socket.getsockopt_string(zmq.LAST_ENDPOINT))
             self._bind()
@@ -144,13 +166,22 @@ class ZeroMQListener(Listener):
         self._end.close()
         self._port.close()
 
-    def _peer(self, message: Sequence[zmq.Frame]) -> bytes:
-        """Empty for a message without a key where there has to be one."""
+    def _peer(self, message: Sequence[zmq.Frame], frames: Sequence[Frame]) -> bytes:
+        """Who sent it; empty for a message without a key where there has to be one."""
         peer = message[0].bytes
-        if self.door is None:
+        if self.door is None or self._connections is None:
             return peer
         key = key_of(message[-1])
-        return peer + key if len(message) > 1 and len(key) == KEY_BYTES else b""
+        self._connections.note(line_of(message[-1]), key, _wire_bytes(frames, FRAME_BYTES))
+        return peer + key if frames and len(key) == KEY_BYTES else b""
+
+    def _fits(self, peer: bytes, frames: Sequence[Frame]) -> bool:
+        sizes = [len(frame) for frame in frames]
+        if max(sizes, default=0) <= self._largest_bytes and sum(sizes) <= 2 * self._largest_bytes:
+            return True
+        if self.door is not None:
+            self.door.blame(peer, "too large")
+        return False
 
     def _bind(self) -> None:
         """Let ZeroMQ accept at the door, by a descriptor of its own: who knocks while it changes hands can wait."""
@@ -193,6 +224,9 @@ class ZeroMQConnection(Connection):
         message = self._end.receive(timeout_s)
         if message is None:
             self.trouble = self._handshakes.look()
+            if self._handshakes.deaf:
+                self._handshakes.deaf = False
+                self._dial_anew()
             if time.monotonic() > self._try_other_at:
                 self._try_other_family()
             return None
@@ -215,7 +249,11 @@ class ZeroMQConnection(Connection):
     def _try_other_family(self) -> None:
         """ZeroMQ looks a name up in one family only. What was queued for a server that never answered is dropped."""
         line = self._end.socket
-        line.disconnect(self._address.url)
         line.setsockopt(zmq.IPV6, not line.getsockopt(zmq.IPV6))
-        line.connect(self._address.url)
+        self._dial_anew()
         self._try_other_at = time.monotonic() + OTHER_FAMILY_S
+
+    def _dial_anew(self) -> None:
+        """What waits to be sent, or was under way, is dropped."""
+        self._end.socket.disconnect(self._address.url)
+        self._end.socket.connect(self._address.url)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+from collections import deque
 from collections.abc import Sequence
 
 import zmq
@@ -18,6 +19,7 @@ from zmq.utils import z85
 from lightning_async.transport.bell import Bell
 from lightning_async.transport.door import Door
 from lightning_async.transport.keys import Key, Pair
+from lightning_async.transport.zeromq_connections import LOOK_S, Connections
 
 ZAP_ADDRESS = "inproc://zeromq.zap.01"
 DOMAIN = b"lightning_async"
@@ -54,11 +56,20 @@ def key_of(frame: zmq.Frame) -> bytes:
     return b""
 
 
+def line_of(frame: zmq.Frame) -> int:
+    """The descriptor of the connection that `frame` came over; -1 where ZeroMQ does not say."""
+    with contextlib.suppress(zmq.ZMQError, ValueError):
+        return int(frame.get(zmq.SRCFD))
+    return -1
+
+
 class Doorkeeper:
     """Answers the handshakes of one context in a thread of its own, so that they do not wait for a step."""
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], door: Door) -> None:
-        self._door, self._bell = door, Bell()
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], door: Door, connections: Connections) -> None:
+        self._door, self._bell, self._connections = door, Bell(), connections
+        self._outcasts: deque[bytes] = deque()
+        door.put_out = self._outcasts.append
         self._closed = threading.Event()
         self._socket = context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, 0)
@@ -77,12 +88,18 @@ class Doorkeeper:
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
         poller.register(self._bell, zmq.POLLIN)
+        poller.register(self._connections.monitor, zmq.POLLIN)
         try:
             while not self._closed.is_set():
-                poller.poll()
+                poller.poll(int(LOOK_S * 1000))
+                self._connections.look()
+                self._connections.judge()
+                while self._outcasts:
+                    self._connections.put_out(self._outcasts.popleft())
                 while self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:  # type: ignore[operator,arg-type]
                     self._answer(self._socket.recv_multipart(zmq.NOBLOCK))
         finally:
+            self._connections.close()
             self._socket.close(0)
 
     def _answer(self, request: Sequence[bytes]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import zmq
 
@@ -21,6 +21,7 @@ COPY_BELOW_BYTES = 64 * 1024  # a smaller frame costs less to copy than to keep 
 HANDSHAKE_S = 5.0  # a connection that says nothing ZeroMQ understands is dropped after this
 SILENCE_S = 60.0  # a peer whose machine answers nothing for this long is gone
 
+Sent = Callable[[int, zmq.MessageTracker], None]
 _MORE = zmq.NOBLOCK | zmq.SNDMORE
 
 
@@ -86,22 +87,27 @@ class Endpoint:
             return None
         return self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
 
-    def send(self, frames: Sequence[Frame]) -> None:
-        """Raises zmq.ZMQError when the first frame finds no room; a message is queued whole or not at all."""
+    def send(self, frames: Sequence[Frame], sent: Sent | None = None) -> None:
+        """Raises zmq.ZMQError when the first frame finds no room; a message is queued whole or not at all.
+
+        `sent` is told of every large frame, with what says when it has left.
+        """
         try:
             self._put(frames[0], last=len(frames) == 1)
         except zmq.Again:
             self.socket.getsockopt(zmq.EVENTS)  # makes ZeroMQ notice what its peer has read meanwhile
             self._put(frames[0], last=len(frames) == 1)
         for index, frame in enumerate(frames[1:], start=2):
-            self._put(frame, last=index == len(frames))
+            self._put(frame, last=index == len(frames), sent=sent)
 
-    def _put(self, frame: Frame, last: bool) -> None:
+    def _put(self, frame: Frame, last: bool, sent: Sent | None = None) -> None:
         flags = zmq.NOBLOCK if last else _MORE
         if len(frame) < COPY_BELOW_BYTES:
             self.socket.send(frame, flags)
         else:  # the view keeps a bytearray from moving; pyzmq by itself keeps only the object
-            self.socket.send(memoryview(frame), flags, copy=False)
+            tracker = self.socket.send(memoryview(frame), flags, copy=False, track=sent is not None)
+            if sent is not None and tracker is not None:
+                sent(len(frame), tracker)
 
     @property
     def ours(self) -> bool:

@@ -1,4 +1,8 @@
-"""What a worker's socket tells of its handshakes: why the server there does not speak with it."""
+"""What a worker's socket tells of its handshakes: why the server there does not speak with it.
+
+libzmq 4.3.5 loses an error while it tells of it, and keeps a connection on which bytes were altered without reading it
+any more. An event of a failed handshake after one that has succeeded means this: `deaf`, to be dialled anew.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +33,7 @@ class Handshakes:
         self._socket, self._url, self._key = socket, url, key
         self._monitor = socket.get_monitor_socket(EVENTS)
         self._failed = 0
+        self._succeeded = self.deaf = False
 
     def look(self) -> str:
         """What hinders the handshake, empty for nothing known. Raises RefusedError when it never will succeed."""
@@ -47,7 +52,11 @@ class Handshakes:
 
     def _note(self, event: Mapping[str, Any]) -> None:
         kind, value = event["event"], event["value"]
-        self._failed = 0 if kind == zmq.EVENT_HANDSHAKE_SUCCEEDED else self._failed + 1
+        if kind == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL and self._succeeded:
+            self.deaf = True
+            return
+        self._succeeded = kind == zmq.EVENT_HANDSHAKE_SUCCEEDED
+        self._failed = 0 if self._succeeded else self._failed + 1
         if kind == zmq.EVENT_HANDSHAKE_FAILED_AUTH and value == REFUSED:
             raise RefusedError(
                 REASON,

@@ -20,13 +20,14 @@ class Line:
         self.said, self.heard = bytearray(), [bytearray(), bytearray()]
         self.connections = 0
         self._flip: int | None = None
+        self._way = 0
         self._ends: list[socket.socket] = []
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
 
-    def flip_after(self, offset: int, at: int) -> None:
-        """Of the next large part that goes up, turn a bit of byte `at`, from its first byte or from its last."""
-        self._flip = at if at < 0 else offset + 9 + at
+    def flip_after(self, offset: int, at: int, down: bool = False) -> None:
+        """Of the next large part that goes up, or `down`, turn a bit of byte `at`, from its first byte or its last."""
+        self._flip, self._way = at if at < 0 else offset + 9 + at, int(down)
 
     def __enter__(self) -> Line:
         return self
@@ -67,7 +68,7 @@ class Line:
                 self.heard[number] += part
                 if self._replace[0]:
                     part = part.replace(*self._replace)
-                if number == 0 and self._flip is not None and len(part) > 1000:
+                if number == self._way and self._flip is not None and len(part) > 1000:
                     part[self._flip] ^= 1
                     self._flip = None
                 sink.sendall(part)

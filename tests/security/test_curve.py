@@ -206,6 +206,20 @@ def test_a_bit_that_turns_on_the_line_ends_the_connection_and_the_next_one_works
         eventually(lambda: _heard(listener, connection))
 
 
+def test_a_bit_that_turns_on_the_way_down_ends_the_connection_too(
+    ring: Keyring, listener: zeromq.ZeroMQListener, dial: Dial
+) -> None:
+    with Line(listener.address) as line:
+        connection = dial(ring.key("alice"), line.url)
+        peer = passes(listener, connection)
+        before = line.connections
+        line.flip_after(0, 40, down=True)
+        assert listener.send(peer, [b"", bytes(1000)])
+        eventually(lambda: connection.receive(0.05) or line.connections > before)
+        assert line.connections > before
+        eventually(lambda: _heard(listener, connection))
+
+
 def _heard(listener: zeromq.ZeroMQListener, connection: zeromq.ZeroMQConnection) -> bool:
     connection.send([b"", b"again"])
     connection.receive(0.01)

@@ -10,7 +10,7 @@ from lightning_async.errors import ProtocolError
 
 BAR = 40  # characters of the longest bar
 NAMES = (
-    "worker, state, accepted, refused, taken, score, steps, samples, s/round, staleness, mean, p99, bound, loss, up, "
+    "worker, state, accepted, refused, taken, score, steps, samples, s/round, H, staleness, mean, p99, bound, loss, up, "
     "down, silent"
 )
 COLUMNS = NAMES.split(", ")
@@ -60,6 +60,7 @@ def _row(name: str, worker: Mapping[str, Any]) -> list[str]:
         f"{worker['steps']:,}",
         f"{worker['samples']:,}",
         _number(worker["round_s"]),
+        _number(worker.get("round_steps")),
         _spread(worker["staleness"]),
         _number(worker.get("staleness_mean")),
         _number(worker.get("staleness_p99")),

@@ -10,8 +10,8 @@ from lightning_async.errors import ProtocolError
 
 BAR = 40  # characters of the longest bar
 NAMES = (
-    "worker, state, accepted, refused, taken, score, steps, samples, s/round, H, staleness, mean, p99, bound, loss, up, "
-    "down, silent"
+    "worker, state, accepted, refused, taken, score, steps, samples, s/round, H, staleness, mean, p99, bound, loss, "
+    "up, down, silent"
 )
 COLUMNS = NAMES.split(", ")
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")

@@ -1,0 +1,1 @@
+"""Hostile bytes for everything that reads what came over the wire: `python -m fuzz`."""

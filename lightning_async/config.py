@@ -18,7 +18,7 @@ MODES: dict[str, dict[str, tuple[Any, ...]]] = {  # mode -> what it sets: the va
     "async": {},
     "sync": {"staleness": ("fixed(bound=0)", "fixed(0)", "0", 0), "quorum": ("all",)},
 }
-SPECS = ("compression", "download_compression", "aggregation", "outer", "staleness", "weight")
+SPECS = ("compression", "download_compression", "aggregation", "outer", "staleness", "weight", "scheduler", "predictor")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +51,10 @@ class RunConfig:
             robust rule. None: nobody is.
         workers: workers expected; sizes each worker's share of an epoch, and how many the run waits for at its start.
         total_steps: end the run when the accepted updates hold this many local optimizer steps; None: never.
+        epochs: end the run when so many passes over the shared data are applied, each sample once in each; None: never.
+        scheduler: which samples a worker gets that asks: "first_come", "priority", "capability", "gale_shapley", or
+            "own(path='module:function')".
+        predictor: how the scheduler knows what a worker takes for so many samples: "ewma" or "least_squares".
         seed: of the shared sample order and of every random choice of the server.
         follow: put newer parameters under a running round as soon as they exist, within a quarter of the link; False
             fetches them only when an update is sent.
@@ -73,6 +77,9 @@ class RunConfig:
     quarantine_below: float | None = None
     workers: int = 1
     total_steps: int | None = None
+    epochs: int | None = None
+    scheduler: str = "first_come()"
+    predictor: str = "ewma(weight=0.2)"
     seed: int = 0
     follow: bool = True
     beat_s: float = 2.0
@@ -90,12 +97,9 @@ class RunConfig:
         asked = self.quorum in ("all", None) or _whole(self.quorum, 1)
         _require(asked, "quorum", self.quorum, 'an integer >= 1, "all", or None')
         _require(_whole(self.workers, 1), "workers", self.workers, "an integer >= 1")
-        _require(
-            self.total_steps is None or _whole(self.total_steps, 1),
-            "total_steps",
-            self.total_steps,
-            "an integer >= 1, or None",
-        )
+        for name in ("total_steps", "epochs"):
+            most = getattr(self, name)
+            _require(most is None or _whole(most, 1), name, most, "an integer >= 1, or None")
         _require(_whole(self.seed, -(2**63)), "seed", self.seed, "an integer")
         _require(isinstance(self.follow, bool), "follow", self.follow, "True or False")
         grace = self.grace_s

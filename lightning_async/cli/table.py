@@ -20,7 +20,7 @@ UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 def text(state: Mapping[str, Any]) -> str:
     """The page that `status` prints. Raises ProtocolError for a state that is not one."""
     try:
-        parts = [_head(state), _workers(state), _refused(state), _staleness(state)]
+        parts = [_head(state), _workers(state), _refused(state), _leases(state), _staleness(state)]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ProtocolError(f"the server's report cannot be read: {error!r}; update the older side") from error
     return "\n\n".join(part for part in parts if part)
@@ -94,6 +94,21 @@ def _refused(state: Mapping[str, Any]) -> str:
         reasons["before joining"] += state["refused_strangers"]
     listed = ", ".join(f"{plain(reason)} {count}" for reason, count in reasons.most_common())
     return f"refused: {listed}" if listed else ""
+
+
+def _leases(state: Mapping[str, Any]) -> str:
+    """A line for each shared data set: how far it is, where its samples are, and what went back and why."""
+    return "\n".join(_stream(name, stream) for name, stream in state.get("streams", {}).items() if "applied" in stream)
+
+
+def _stream(name: str, stream: Mapping[str, Any]) -> str:
+    done = stream["applied"] / stream["length"]
+    parts = [f"samples of {plain(name)}: {done:.2f} passes of {stream['length']:,} applied"]
+    for key, text in (("leased", "leased"), ("waiting", "wait for a step"), ("free", "to be given again")):
+        parts += [f"{stream[key]:,} {text}"] if stream[key] else []
+    parts += [f"{stream['aside']:,} set aside"] if stream["aside"] else []
+    back = ", ".join(f"{plain(why)} {count:,}" for why, count in stream["returned"].items())
+    return ", ".join(parts) + (f"; cost: {back}" if back else "")
 
 
 def _staleness(state: Mapping[str, Any]) -> str:

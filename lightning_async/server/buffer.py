@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lightning_async.aggregation import Row
+from lightning_async.scheduling import Range
 from lightning_async.sparse import Sparse
 
 
@@ -30,6 +31,7 @@ class Slot:
     seq: int
     samples: int
     steps: int
+    units: tuple[tuple[str, Range], ...] = ()  # (stream, range): leased samples that are in it
     owned: bool = False  # whether `vector` is ours to write; the first one is a view of the received bytes
 
     @property
@@ -37,7 +39,8 @@ class Slot:
         """All but the vectors, in plain values."""
         present = None if self.present is None else list(self.present)
         return {name: getattr(self, name) for name in ("worker", "base", "seq", "samples", "steps")} | {
-            "present": present
+            "present": present,
+            "units": [[stream, *row] for stream, row in self.units],
         }
 
     @property
@@ -54,7 +57,8 @@ class Slot:
         size = sum(sizes if present is None else (sizes[i] for i in present))
         kept = "vector" in tensors
         vector = tensors["vector"] if kept else Sparse(tensors["indices"], tensors["values"], size)
-        return cls(vector=vector, buffers=tensors["buffers"], **{**numbers, "present": present})
+        units = tuple((stream, (a, b, c)) for stream, a, b, c in numbers.get("units", ()))
+        return cls(vector=vector, buffers=tensors["buffers"], **{**numbers, "present": present, "units": units})
 
     def join(self, other: Slot) -> None:
         """Take in a later update of the same worker: samples-weighted mean of the vectors, newest buffers."""
@@ -63,6 +67,7 @@ class Slot:
         self.owned = True
         self.buffers, self.seq = other.buffers, other.seq
         self.base, self.samples, self.steps = min(self.base, other.base), total, self.steps + other.steps
+        self.units += other.units
 
     def _mean(self, vector: Row, share: float) -> Row:
         """(1 - share) x ours + share x `vector`; into our own memory where it is ours to write."""

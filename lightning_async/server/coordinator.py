@@ -1,9 +1,9 @@
 """The server's brain: (event, now) -> actions. It has no socket, thread, clock, file or random source of its own.
 
 Who decides what: joining (who is in), admission (what an update must be), exchange (parameters and updates), stepping
-(how a version is made), store (what is published), sharing (leases and small things). They share one `Run`. The
-network service, the tests, a simulator and a replay all drive this same object, and the same events at the same
-times give the same run, bit for bit.
+(how a version is made), store (what is published), leasing (who trains on which samples), sharing (small things). They
+share one `Run`. The network service, the tests, a simulator and a replay all drive this same object, and the same
+events at the same times give the same run, bit for bit.
 
 A request is answered by `Send` actions, its own answer among them; a Pull may be answered later, when a version
 comes. What a member may ask in which state stands in wire/session.py. A request that is refused changes nothing but
@@ -18,7 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_async.config import RunConfig
-from lightning_async.server import exchange, joining, live, memory, report, sharing, standing
+from lightning_async.server import exchange, joining, leasing, live, memory, report, sharing, standing
 from lightning_async.server.actions import Action, Event, Gone, Received, Stop, Tick
 from lightning_async.server.admission import Refusal
 from lightning_async.server.advice import advice
@@ -40,7 +40,7 @@ ANSWERS: dict[type, Answer] = {
     m.Push: exchange.push,
     m.Pull: exchange.pull,
     m.Beat: sharing.beat,
-    m.Lease: sharing.lease,
+    m.Lease: leasing.lease,
     m.Share: sharing.share,
     m.Fetch: sharing.fetch,
     m.Load: sharing.load,
@@ -140,6 +140,8 @@ class Coordinator:
             self.run.started_at = now
             for member in self.run.members:  # of an earlier life: nobody knows for how long it was silent
                 member.seen_at = now
+            for ledger in self.run.streams.values():
+                ledger.touch(now)
             exchange.limit(self.run)
 
     def _receive(self, peer: bytes, envelope: Envelope, refused: m.Receipt | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lightning_async.server import leasing
 from lightning_async.server.members import Member
 from lightning_async.server.run import Run
 from lightning_async.telemetry import events
@@ -15,6 +16,7 @@ def tell(run: Run, member: Member, push: m.Push, receipt: m.Receipt, payload: tu
         note_codec(run, member, payload[0])
         return
     member.refused[receipt.reason] += 1
+    leasing.note_refused(run, member, push, receipt.reason)
     refused = events.Refused(time_s=run.now, worker=member.name, reason=receipt.reason, detail=receipt.detail)
     run.emit(refused)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from lightning_async.codecs import bind
 from lightning_async.errors import ConfigError, LayoutError, PayloadError
 from lightning_async.layout import difference
-from lightning_async.server import admission, counting, pacing, sizing
+from lightning_async.server import admission, counting, leasing, pacing, sizing
 from lightning_async.server.actions import Limit
 from lightning_async.server.admission import Refusal
 from lightning_async.server.buffer import Slot
@@ -173,6 +173,7 @@ def decide(run: Run, member: Member, push: m.Push, found: Slot | Refusal) -> m.R
     if isinstance(found, Refusal):
         run.stepper.note_refused(push.group, member.name, found.reason)
         return replace(receipt, accepted=False, reason=found.reason.value, detail=found.detail)
+    leasing.claim(run, found)
     run.stepper.add(push.group, found)
     return receipt
 
@@ -188,7 +189,7 @@ def read_update(run: Run, member: Member, push: m.Push, payload: tuple[Frame, ..
     refusal = refusal or admission.check_claims(
         push, run.config, run.rules.sizing.most_claimed, run.stepper.groups, len(run.layout.parameters)
     )
-    refusal = refusal or run.stepper.check_hyper(push.group, push.hyper)
+    refusal = refusal or run.stepper.check_hyper(push.group, push.hyper) or leasing.check(run, member, push)
     if refusal is not None:
         return refusal
     present = run.stepper.present(push)
@@ -199,7 +200,8 @@ def read_update(run: Run, member: Member, push: m.Push, payload: tuple[Frame, ..
     if isinstance(norm, Refusal):
         return norm
     samples = admission.capped_samples(push.samples, run.members.workers())
-    return Slot(member.name, *decoded, present, push.base, push.seq, samples, push.steps)
+    units = leasing.units_of(run, push)
+    return Slot(member.name, *decoded, present, push.base, push.seq, samples, push.steps, units)
 
 
 def step_when_ready(run: Run, last: bool = False) -> None:
@@ -213,6 +215,8 @@ def step_when_ready(run: Run, last: bool = False) -> None:
     note_shortage(run)
     if run.config.total_steps is not None and run.steps_total >= run.config.total_steps and not run.ended:
         end(run, f"{run.steps_total} of {run.config.total_steps} steps are in")
+    if not run.ended and (why := leasing.through(run)):
+        end(run, why)
 
 
 def stepped(run: Run, made: Made) -> None:
@@ -222,6 +226,7 @@ def stepped(run: Run, made: Made) -> None:
         if member is not None:
             member.included = max(member.included, slot.seq)
             member.included_of[made.group] = max(member.included_of.get(made.group, 0), slot.seq)
+        leasing.settle(run, slot, made.dropped)
     if made.dropped:
         for slot in slots:
             run.emit(events.Dropped(time_s=run.now, worker=slot.worker, seq=slot.seq, why=made.dropped))
@@ -258,6 +263,7 @@ def depart(run: Run, member: Member, why: str, said: bool = False) -> None:
     `said`: it took its leave. When the last worker does, nobody is left to complete a quorum; one that only fell silent
     may come back.
     """
+    leasing.release(run, member.name, "left" if said else "lost")
     run.members.leave(member)
     member.pace = member.pace.away()
     run.waiting = [w for w in run.waiting if w.peer != member.peer]

@@ -154,8 +154,8 @@ class Tale:
         if event.peer in self._outside:
             self._hear_stranger(event, message, now)
         elif isinstance(message, m.Push):
-            self._hear_push(told, event, message)
-        else:
+            self._hear_push(told, event, replace(message, units=[]))
+        elif not isinstance(message, m.Lease):  # who trained on what is as recorded, so there is nothing to book
             self._give(event, message, now)
 
     def _hear_stranger(self, event: Received, message: m.Message, now: float) -> None:

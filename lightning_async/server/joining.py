@@ -7,6 +7,7 @@ from dataclasses import replace
 from lightning_async.config import contradictions
 from lightning_async.errors import PayloadError
 from lightning_async.layout import Layout, difference, read_manifest
+from lightning_async.server import leasing
 from lightning_async.server.admission import Refusal
 from lightning_async.server.exchange import depart
 from lightning_async.server.members import Member
@@ -32,6 +33,8 @@ def hello(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m
     again = known is not None and known.alive and known.instance == hello.instance
     if member is not None and member is not known:
         depart(run, member, f"goes on as {hello.worker!r}")
+    if known is not None and known.instance != hello.instance:
+        leasing.release(run, known.name, "restarted")
     entered = run.members.enter(hello, peer, run.now)
     if entered.pace.since is None:
         entered.pace = entered.pace.begun(run.now, max(0, run.version))

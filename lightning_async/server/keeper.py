@@ -116,7 +116,7 @@ class Keeper:
         if self._commits is not None:
             return self._commits.submitted
         sequence = sum(member.last_seq for member in run.members)
-        places = tuple((name, stream.position) for name, stream in run.streams.items())
+        places = tuple((name, ledger.position, ledger.applied) for name, ledger in run.streams.items())
         return run.version, run.steps_total, sequence, places, len(run.shared)
 
 

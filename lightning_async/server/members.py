@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lightning_async.layout import Layout
-from lightning_async.scheduling import Speed
+from lightning_async.scheduling import Capability, Speed
 from lightning_async.server.reputation import Reputation
 from lightning_async.staleness import Pace
 from lightning_async.telemetry import Ewma, Histogram
-from lightning_async.wire.messages import Hello, Receipt
+from lightning_async.wire.messages import Hello, Ranges, Receipt
 from lightning_async.wire.session import State
 
 RECEIPTS_KEPT = 8
@@ -43,6 +43,9 @@ class Member:
     included: int = 0  # last sequence number that the current version contains
     included_of: dict[int, int] = field(default_factory=dict)  # the same for each group of updates
     receipts: OrderedDict[int, Receipt] = field(default_factory=OrderedDict)
+    granted: dict[str, tuple[int, Ranges]] = field(
+        default_factory=dict
+    )  # stream -> number and answer of its last Lease
     accepted: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     steps: int = 0
@@ -53,6 +56,11 @@ class Member:
     pace: Pace = field(default_factory=Pace)  # as the server sees
     speed: Speed = field(default_factory=Speed)  # as the worker says
     round_steps: int = 0  # of its next rounds, where they are fitted to each worker; 0 before its first update
+    lost: int = 0  # samples that it had leased and that came back because of it
+    learnt: list[Any] = field(default_factory=list)  # what the predictor `learnt_by` remembers of it
+    learnt_by: str = ""
+    bytes_per_s: float = 0.0  # of its line, as it has measured it
+    machine: Capability = field(default_factory=Capability)
     loss: float | None = None
     hyper: dict[int, list[Any]] = field(default_factory=dict)
     sent_bytes: int = 0  # as the worker counts at its own socket
@@ -146,9 +154,11 @@ class Members:
             member.joined_at, member.state = now, State.JOINED
         if member.instance != hello.instance:
             member.receipts.clear()
+            member.granted.clear()
             member.pace = member.pace.away()
         member.instance, member.role, member.group, member.rank = hello.instance, hello.role, hello.group, hello.rank
         member.peer, member.digest, member.seen_at, member.host = peer, hello.digest, now, _facts(hello.host)
+        member.machine = Capability.read(hello.host)
         self._by_peer[peer] = member
         return member
 

@@ -20,6 +20,7 @@ from lightning_async.staleness import Sight
 from lightning_async.telemetry import events
 
 LATE_FACTOR = 4.0  # times a worker's usual round
+MOST_ROUNDS = 20  # that a lease may last: who claims tiny rounds holds nothing for ever
 
 
 def bound(run: Run, member: Member) -> float:
@@ -70,3 +71,13 @@ def _allowed(run: Run, member: Member, longest: float) -> float:
         return run.config.barrier_s
     usual = member.pace.round_s.value
     return max(run.config.patience_s, LATE_FACTOR * (longest if usual is None else usual))
+
+
+def lease_s(run: Run, member: Member, samples: int) -> float:
+    """How long a lease may last of a worker that holds `samples` in all: LATE_FACTOR times what its usual round and
+    training on them takes, at least the run's patience. One without a usual round is taken for the slowest."""
+    rounds = [other.pace.round_s.value or 0.0 for other in run.members.workers()]
+    usual = member.pace.round_s.value
+    usual = max(rounds, default=0.0) if usual is None else usual
+    held = min(samples / member.last_samples if member.last_samples else 0.0, MOST_ROUNDS) * usual
+    return max(run.config.patience_s, LATE_FACTOR * (usual + held))

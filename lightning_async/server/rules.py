@@ -10,7 +10,7 @@ from lightning_async.codecs import Codec, download_codec, upload_codec
 from lightning_async.config import RunConfig
 from lightning_async.errors import ConfigError
 from lightning_async.outer import Outer, outer
-from lightning_async.scheduling import Sizing, sizing
+from lightning_async.scheduling import Predictor, Scheduler, Sizing, predictor, scheduler, sizing
 from lightning_async.server.private import NOTHING, Private
 from lightning_async.staleness import Policy, Weight, policy, product, weight
 
@@ -27,6 +27,8 @@ class Rules:
     policy: Policy
     weight: Weight
     sizing: Sizing
+    scheduler: Scheduler
+    predictor: Predictor
     private: Private = NOTHING
 
     @property
@@ -57,6 +59,8 @@ def rules_of(config: RunConfig, private: Private = NOTHING) -> Rules:
         policy=policy(config.staleness),
         weight=_weight(config, outer(config.outer)),
         sizing=sizing(config.local_steps),
+        scheduler=scheduler(config.scheduler),
+        predictor=predictor(config.predictor),
         private=private,
     )
     _check_quorum(config, rules)
@@ -146,5 +150,7 @@ def canonical(config: RunConfig) -> RunConfig:
         outer=rules.outer.spec,
         staleness=rules.policy.spec,
         weight=weight(config.weight).spec,
+        scheduler=rules.scheduler.spec,
+        predictor=rules.predictor.spec,
         quorum=quorum_of(config, rules),
     )

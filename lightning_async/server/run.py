@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from lightning_async.config import RunConfig
 from lightning_async.layout import Layout
-from lightning_async.scheduling import Stream
+from lightning_async.scheduling import Ledger
 from lightning_async.server.actions import Action, Emit, Send
 from lightning_async.server.members import Members
 from lightning_async.server.rules import Rules
@@ -44,7 +44,7 @@ class Run:
     layout: Layout | None = None
     stepper: Stepper | None = None
     initialiser: str = ""  # who was asked for the first parameters
-    streams: dict[str, Stream] = field(default_factory=dict)
+    streams: dict[str, Ledger] = field(default_factory=dict)
     shared: dict[str, str] = field(default_factory=dict)
     staleness: Histogram = field(default_factory=Histogram)
     rate: Rate = field(default_factory=Rate)

@@ -1,11 +1,10 @@
-"""Small requests: Beat, Lease, Share, Fetch, Load, Status, Pardon; Enrol and Order where nobody may."""
+"""Small requests: Beat, Share, Fetch, Load, Status, Pardon; Enrol and Order where nobody may."""
 
 from __future__ import annotations
 
 import hmac
 
 from lightning_async.errors import ConfigError, PayloadError
-from lightning_async.scheduling import Stream
 from lightning_async.server import report, standing
 from lightning_async.server.admission import Refusal
 from lightning_async.server.members import Member
@@ -18,7 +17,6 @@ from lightning_async.wire.tensors import pack_tensors, unpack_tensors
 
 MOST_KEYS, LONGEST_VALUE = 1024, 65536
 TOLD_BYTES = 1 << 20
-MOST_STREAMS, MOST_SAMPLES, MOST_PASSES = 16, 10**7, 1000
 
 
 def beat(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m.Ack:
@@ -35,27 +33,6 @@ def count_bytes(run: Run, member: Member, sent: int, received: int, last: bool =
     member.sent_bytes, member.received_bytes = sent, received
     if last or before // TOLD_BYTES != now // TOLD_BYTES:
         run.emit(events.Traffic(time_s=run.now, worker=member.name, sent_bytes=sent, received_bytes=received))
-
-
-def lease(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m.Ranges | Refusal:
-    lease = envelope.message
-    assert isinstance(lease, m.Lease)
-    if not (lease.length > 0 and 0 < lease.count <= MOST_SAMPLES):
-        return Refusal(Reason.LIMIT, f"a lease of {lease.count} samples; 1 to {MOST_SAMPLES} are given")
-    stream = run.streams.get(lease.stream)
-    if stream is None and len(run.streams) >= MOST_STREAMS:
-        return Refusal(Reason.LIMIT, f"more than {MOST_STREAMS} data streams in one run")
-    stream = stream or Stream(lease.length)
-    if stream.length != lease.length:
-        return Refusal(
-            Reason.DATASET,
-            f"a data set of {lease.length} samples; this run shares one of {stream.length}. "
-            'Give every worker the same data, or data="own" to train on its own',
-        )
-    if lease.count > MOST_PASSES * stream.length:
-        return Refusal(Reason.LIMIT, f"a lease over more than {MOST_PASSES} passes of {stream.length} samples")
-    ranges, run.streams[lease.stream] = stream.take(lease.count)
-    return m.Ranges(ranges=[list(r) for r in ranges], seed=run.config.seed)
 
 
 def share(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m.Shared | Refusal:

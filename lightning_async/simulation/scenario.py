@@ -90,10 +90,11 @@ class Place:
 class Scenario:
     """One simulation.
 
-    `run` is the server's configuration, as for `lightning-async serve`. A step of a worker of speed 1 takes `step_s`
-    seconds, give or take a share of up to `step_jitter`. It ends after `run.total_steps` steps or `seconds`, whichever
-    comes first. The published parameters are evaluated about `evaluations` times; `target_loss` is what
-    "time to loss" means. `server` is the server's own line.
+    With `passes` the workers share the data of the first of them by leases, so many passes over it, and then go; else
+    each draws from its own for ever. `run` is the server's configuration, as for `lightning-async serve`. A step of a
+    worker of speed 1 takes `step_s` seconds, give or take a share of up to `step_jitter`. It ends after
+    `run.total_steps` steps or `seconds`, whichever comes first, or when nobody is left. The published parameters are
+    evaluated about `evaluations` times; `target_loss` is what "time to loss" means. `server` is the server's own line.
     """
 
     name: str = "scenario"
@@ -105,6 +106,7 @@ class Scenario:
     step_s: float = 0.25
     step_jitter: float = 0.05
     seconds: float | None = None
+    passes: int | None = None
     evaluations: int = 40
     target_loss: float | None = None
     seed: int = 0
@@ -113,8 +115,13 @@ class Scenario:
         require(len(self.workers) > 0, "no workers", "at least one group of workers")
         fine = 0 < self.step_s < math.inf and 0 <= self.step_jitter < 1
         require(fine, (self.step_s, self.step_jitter), "step_s > 0 and 0 <= step_jitter < 1")
-        bounded = self.run.total_steps is not None or (self.seconds is not None and 0 < self.seconds < math.inf)
-        require(bounded, "no end", "run.total_steps, or seconds > 0")
+        bounded = (
+            self.run.total_steps is not None
+            or self.passes is not None
+            or (self.seconds is not None and 0 < self.seconds < math.inf)
+        )
+        require(bounded, "no end", "run.total_steps, passes, or seconds > 0")
+        require(self.passes is None or self.passes >= 1, self.passes, "passes >= 1")
         require(self.evaluations >= 1, self.evaluations, "evaluations >= 1")
         names = [place.name for place in self.places()]
         require(len(set(names)) == len(names), names, "a name of its own for every group")

@@ -41,7 +41,8 @@ class Simulation:
     def __init__(self, scenario: Scenario, task: Task | None = None, sinks: Iterable[Sink] = ()) -> None:
         self.scenario, self.task = scenario, task_named(scenario.task) if task is None else task
         places = list(scenario.places())
-        config = scenario.run if scenario.run.workers > 1 else replace(scenario.run, workers=len(places))
+        config = replace(scenario.run, epochs=scenario.run.epochs or scenario.passes)
+        config = config if config.workers > 1 else replace(config, workers=len(places))
         self.clock = Clock()
         self.coordinator = Coordinator(config, scenario.name)
         self._watch = Watch(self)

@@ -19,12 +19,14 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import BatchSampler
 
 from lightning_async import spec
 from lightning_async.errors import ConfigError
 from lightning_async.simulation.digits import digits
 from lightning_async.simulation.synthetic import synthetic
 from lightning_async.simulation.text import text
+from lightning_async.worker import Engine, LeaseSampler
 
 
 class Task(Protocol):
@@ -64,6 +66,22 @@ def batches(data: Any, batch_size: int, rng: np.random.Generator) -> Iterator[An
         raise ConfigError("got a share of no samples; use fewer workers or more data")
     while True:
         yield stacked([data[int(i)] for i in rng.integers(0, len(data), batch_size)])
+
+
+def leased_batches(
+    engine: Engine, data: Any, batch_size: int, passes: int, give_up: Callable[[], bool]
+) -> Iterator[Any]:
+    """Batches of what the server leases, until so many passes over `data` are applied or taken by others."""
+    sampler, epoch = LeaseSampler(engine, "train", len(data), batch_size, shuffle=True), 0
+    while epoch < passes:
+        sampler.passes = (epoch, passes)
+        for indices in BatchSampler(sampler, batch_size, drop_last=False):
+            sampler.hand_over()
+            yield stacked([data[i] for i in indices])
+        if not sampler.final:
+            epoch += 1
+        elif not sampler.left_over(give_up):
+            return
 
 
 def stacked(samples: list[Any]) -> Any:

@@ -19,7 +19,7 @@ from lightning_async.errors import AsyncWANError
 from lightning_async.simulation.clock import Actor, Clock
 from lightning_async.simulation.ends import Carrier, Line
 from lightning_async.simulation.scenario import Place, Scenario
-from lightning_async.simulation.tasks import Task, batches
+from lightning_async.simulation.tasks import Task, batches, leased_batches
 from lightning_async.worker import Attachment, Engine, Identity
 from lightning_async.worker.world import PUMP_S, World
 
@@ -71,7 +71,7 @@ class Worker:
         self._memory: dict[str, Tensor] = {}
         data = town.task.share(place.number, workers)
         self._data = data if self._attack is None or self._attack.data is None else self._attack.data(data)
-        self._leaving = False
+        self._leaving = self._through = False
         self._carrier: Carrier | None = None
         self._lines: list[Line] = []
 
@@ -124,7 +124,7 @@ class Worker:
     def _return_or_go(self) -> None:
         churn, group = self.place.group.churn, self.place.group
         ends = [time for time in (group.leaves_s, group.crashes_s) if time is not None]
-        if churn is None or self._town.over or any(time <= self._clock.now for time in ends):
+        if churn is None or self._town.over or self._through or any(time <= self._clock.now for time in ends):
             self.gone = True
             self._town.gone()
         else:
@@ -160,8 +160,7 @@ class Worker:
     def _train_on(self, engine: Engine, model: nn.Module, optimizer: torch.optim.Optimizer, carrier: Carrier) -> None:
         task, began, diary = self._town.task, self._clock.now, self.diary
         before = diary.trained_s
-        feed = batches(self._data, task.batch_size, np.random.default_rng(self._rng.integers(2**63)))
-        for seconds, batch in zip(self._steps_s(), feed, strict=True):
+        for batch, seconds in zip(self._feed(engine), self._steps_s(), strict=False):
             self._clock.sleep(seconds)
             engine.count_samples(task.batch_size)
             model.zero_grad()
@@ -173,6 +172,13 @@ class Worker:
             diary.trained_s = before + self._clock.now - began
             if engine.stop_asked or self._leaving:
                 return
+        self._through = True
+
+    def _feed(self, engine: Engine) -> Iterator[object]:
+        task, passes = self._town.task, self._town.scenario.passes
+        if passes is None:
+            return batches(self._data, task.batch_size, np.random.default_rng(self._rng.integers(2**63)))
+        return leased_batches(engine, task.share(0, 1), task.batch_size, passes, lambda: self._leaving)
 
     def _steps_s(self) -> Iterator[float]:
         scenario = self._town.scenario

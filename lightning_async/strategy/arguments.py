@@ -18,7 +18,7 @@ from lightning_async.codecs import CODECS, codec, upload_codec
 from lightning_async.config import RunConfig, expanded
 from lightning_async.errors import ConfigError
 from lightning_async.outer import OUTERS, outer
-from lightning_async.scheduling import SIZINGS, sizing
+from lightning_async.scheduling import PREDICTORS, SCHEDULERS, SIZINGS, predictor, scheduler, sizing
 from lightning_async.staleness import POLICIES, WEIGHTS, policy, weight
 
 Member: TypeAlias = Any
@@ -31,6 +31,8 @@ FAMILIES: dict[str, tuple[Mapping[str, Callable[..., Any]], Callable[[Any], Any]
     "staleness": (POLICIES, policy),
     "weight": (WEIGHTS, weight),
     "local_steps": (SIZINGS, sizing),
+    "scheduler": (SCHEDULERS, scheduler),
+    "predictor": (PREDICTORS, predictor),
 }
 
 

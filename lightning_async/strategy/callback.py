@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lightning_async.strategy.epochs import ends_with_this_epoch
 from lightning_async.strategy.session import Session
 
 
@@ -16,6 +17,7 @@ class FirstHooks:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self._epochs: int | None = None  # that the user asked for, while there are more
 
     def on_train_batch_end(self, trainer: Any, *rest: Any, **named: Any) -> None:
         """End the fit when the server says that the run is over, with an error when ours has died."""
@@ -33,8 +35,23 @@ class FirstHooks:
         ):
             self.on_train_end(trainer, module)
 
+    def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
+        """When this worker's last pass of the run is through and others have lost samples of it meanwhile, there is one
+        more epoch with these, so that each sample of the pass is applied once."""
+        engine, loop = self._session.engine, trainer.fit_loop
+        if engine is None or not engine.armed or trainer.should_stop or trainer.received_sigterm:
+            return
+        more = self._session.left_over()
+        if more and ends_with_this_epoch(trainer):
+            self._epochs = loop.max_epochs if self._epochs is None else self._epochs
+            loop.max_epochs += 1
+        elif more is False and not ends_with_this_epoch(trainer):
+            trainer.should_stop = True  # the others have done the epochs that are left
+
     def on_train_end(self, trainer: Any, module: Any) -> None:
         """Send what is not sent, and end with the published parameters in the model."""
         engine = self._session.engine
+        if self._epochs is not None:
+            trainer.fit_loop.max_epochs, self._epochs = self._epochs, None
         if engine is not None and engine.armed and not trainer.received_sigterm:
             self._session.finish()

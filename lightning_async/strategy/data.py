@@ -11,7 +11,7 @@ import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, Sampler, SequentialSampler
@@ -19,6 +19,9 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSa
 from lightning_async.worker import Engine, LeaseSampler, quota
 
 log = logging.getLogger("lightning_async")
+
+
+Epoch: TypeAlias = Callable[[], tuple[int, int]]  # the number of the epoch that begins, and of how many
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,17 @@ class Run:
 class SharedSampler(Sampler[int]):
     """Leases while the engine is armed; the user's own order, cut to the same length, during a tuner's trials.
 
-    Its length is the worker's quota, known before the worker joins: schedulers are made from it.
+    Its length is the worker's quota, known before the worker joins: schedulers are made from it. With `passes` an epoch
+    is a pass of the run instead, and the length only what is expected.
     """
 
-    def __init__(self, run: Run, stream: str, own: Sampler[int], length: int, batch_size: int) -> None:
+    def __init__(
+        self, run: Run, stream: str, own: Sampler[int], length: int, batch_size: int, whole: bool, times: int = 1
+    ) -> None:
         self._run, self._stream, self._own = run, stream, own
-        self._length, self._batch_size = length, batch_size
+        self._length, self._batch_size, self._whole = length, batch_size, whole
+        self.passes: Epoch | None = None
+        self.times = times  # how often its loader is iterated at once
         self._quota = quota(length, run.workers())
         self._leases: LeaseSampler | None = None
         self.trial = False  # whether the iterator made last is the user's own
@@ -52,8 +60,16 @@ class SharedSampler(Sampler[int]):
             return itertools.islice(iter(self._own), self._quota)
         if self._leases is None:
             shuffle = isinstance(self._own, RandomSampler)
-            self._leases = LeaseSampler(engine, self._stream, self._length, self._batch_size, shuffle, self._quota)
+            self._leases = LeaseSampler(
+                engine, self._stream, self._length, self._batch_size, shuffle, self._quota, self._whole
+            )
+        self._leases.passes = None if self.passes is None else self.passes()
         return iter(self._leases)
+
+    @property
+    def leases(self) -> LeaseSampler | None:
+        """What is being iterated; None during a trial."""
+        return None if self.trial else self._leases
 
 
 class Shares:
@@ -64,29 +80,57 @@ class Shares:
         self._changed: dict[int, tuple[Any, Any, SharedSampler]] = {}  # by id: batch sampler, its own sampler, ours
         self._samplers: dict[tuple[str, int, int], SharedSampler] = {}
         self._seen: dict[int, Any] = {}
-        self._warned = False
+        self._warned = self._early = False
 
     def renew(self) -> None:
         """The training loaders are about to be made (again): they get the streams of the ones before them."""
         self.restore()
         self._seen.clear()
 
-    def take(self, loader: Any) -> None:
-        """Make `loader` yield this worker's share, once; say so where it cannot."""
+    def take(self, loader: Any, passes: Epoch | None = None, obstacle: str = "") -> None:
+        """Make `loader` yield this worker's share, once; say so where it cannot.
+
+        `passes`: the epoch, where nothing depends on how long one is, so that it can be a pass of the run. Several
+        loaders have shares, and so has one that was asked for before the worker joined: schedules come of its length.
+        """
+        self._early = self._early or self._run.engine() is None
         if id(loader) in self._seen:
+            for _, _, sampler in self._changed.values():
+                sampler.passes = None
+            batches = loader.batch_sampler
+            if id(batches) in self._changed:
+                self._changed[id(batches)][2].times += 1
             return
         stream = f"train-{len(self._seen)}"
         self._seen[id(loader)] = loader
-        obstacle = _obstacle(loader)
+        obstacle = obstacle or _obstacle(loader)
         if obstacle:
             self._warn(obstacle)
             return
         batches = loader.batch_sampler
         own, key = batches.sampler, (stream, len(loader.dataset), loader.batch_size or 1)
         if key not in self._samplers:
-            self._samplers[key] = SharedSampler(self._run, stream, own, *key[1:])
-        self._changed[id(batches)] = (batches, own, self._samplers[key])
-        batches.sampler = self._samplers[key]
+            self._samplers[key] = SharedSampler(self._run, stream, own, *key[1:], loader.drop_last)
+        sampler = batches.sampler = self._samplers[key]
+        self._changed[id(batches)], sampler.times = (batches, own, sampler), 1
+        for _, _, other in self._changed.values():
+            other.passes = None if self._early or len(self._seen) > 1 else passes
+
+    def hand_over(self) -> None:
+        """A batch begins, of each loader that has one."""
+        for sampler in self._leasing():
+            for _ in range(sampler.times):
+                if sampler.leases is not None:
+                    sampler.leases.hand_over()
+
+    @property
+    def open(self) -> LeaseSampler | None:
+        """The leases of the one loader whose epochs are passes; None where they are shares."""
+        found = [sampler.leases for sampler in self._leasing() if sampler.passes is not None]
+        return found[0] if found else None
+
+    def _leasing(self) -> list[SharedSampler]:
+        return [sampler for _, _, sampler in self._changed.values() if sampler.leases is not None]
 
     def _warn(self, obstacle: str) -> None:
         if not self._warned:
@@ -115,6 +159,8 @@ def _obstacle(loader: Any) -> str:
         return f"the training data is a {type(loader).__name__}, not a DataLoader"
     if isinstance(loader.dataset, IterableDataset):
         return "the training data is iterable, so its samples have no index"
+    if not getattr(loader, "in_order", True):
+        return "the DataLoader gives its batches in any order (in_order=False), so nobody knows what is in one"
     if loader.batch_sampler is None:
         return "the DataLoader makes no batches (batch_size=None)"
     if type(loader.batch_sampler) is not BatchSampler:

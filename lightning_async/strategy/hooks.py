@@ -24,13 +24,15 @@ from lightning_async.codecs import Codec
 from lightning_async.errors import ConfigError
 from lightning_async.links import Link
 from lightning_async.outer import Outer
+from lightning_async.scheduling import Predictor, Scheduler
 from lightning_async.server.private import Validation
 from lightning_async.staleness import Policy, Weight
 from lightning_async.strategy import launch
 from lightning_async.strategy.arguments import given
 from lightning_async.strategy.checkpoints import CheckpointHooks
+from lightning_async.strategy.epochs import terms
 from lightning_async.strategy.rounds import RoundHooks
-from lightning_async.strategy.session import Session
+from lightning_async.strategy.session import Session, check_module
 from lightning_async.strategy.trials import TrialHooks
 from lightning_async.worker.tampering import tampering
 
@@ -59,6 +61,8 @@ class AsyncWANHooks(RoundHooks, TrialHooks, CheckpointHooks):
             robust rule enough of them that two thirds of the expected workers are in every step.
         mode: "sync" is short for staleness=0, quorum="all": each step is made of everybody's round from the last one.
         quarantine_below: exclude for a time a worker whose reputation (0 to 1) falls below this; needs a robust rule.
+        scheduler: which shared samples a worker gets that asks: "first_come" (the default), "priority", "capability",
+            "gale_shapley", "own(path='module:function')". predictor: "ewma" or "least_squares", what it plans with.
         total_steps: end the run for everybody when the accepted updates hold this many local optimizer steps.
         state_dir: folder where an embedded server keeps its state: one that dies, and the next run, go on from there.
         validation: of an embedded server, for zeno: a function of a module, or "module:function" (server/private.py).
@@ -89,6 +93,8 @@ class AsyncWANHooks(RoundHooks, TrialHooks, CheckpointHooks):
         quorum: int | Literal["all"] | None = None,
         mode: Literal["async", "sync"] | None = None,
         quarantine_below: float | None = None,
+        scheduler: str | dict[str, Any] | Scheduler | None = None,
+        predictor: str | dict[str, Any] | Predictor | None = None,
         total_steps: int | None = None,
         state_dir: str | None = None,
         validation: str | Validation | None = None,
@@ -117,6 +123,8 @@ class AsyncWANHooks(RoundHooks, TrialHooks, CheckpointHooks):
             quorum=quorum,
             mode=mode,
             quarantine_below=quarantine_below,
+            scheduler=scheduler,
+            predictor=predictor,
             total_steps=total_steps,
             validation=validation,
         )
@@ -188,20 +196,12 @@ class AsyncWANHooks(RoundHooks, TrialHooks, CheckpointHooks):
         super().setup(trainer)  # type: ignore[misc]
         if self._session is None:
             return
-        self._check_module()
+        check_module(self.lightning_module, self.optimizers)
         engine = self._session.join(self.lightning_module, self.optimizers)
         if self._attack is not None:
             engine.tamper = tampering(self._attack, engine.name)
         self._first = self._make_callback(self._session)
         trainer.callbacks.insert(0, self._first)
-
-    def _check_module(self) -> None:
-        trained = {id(p): p.device for p in self.lightning_module.parameters() if p.requires_grad}
-        stepped = {id(p) for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"]}
-        if not stepped & trained.keys():  # Lightning makes a mock of None
-            raise ConfigError("configure_optimizers gave no optimizer of the model: there is nothing to train together")
-        if len(devices := set(trained.values())) > 1:
-            raise ConfigError(f"the model lies on {sorted(map(str, devices))}; one worker trains on one device for now")
 
     def barrier(self, name: str | None = None, *args: Any, **kwargs: Any) -> None:
         if self._session is None:
@@ -219,7 +219,7 @@ class AsyncWANHooks(RoundHooks, TrialHooks, CheckpointHooks):
     def process_dataloader(self, dataloader: Any) -> Any:
         dataloader = super().process_dataloader(dataloader)  # type: ignore[misc]
         if self._session is not None and self._trainer.training and self._shares_data:
-            self._session.shares.take(dataloader)
+            self._session.shares.take(dataloader, *terms(self._trainer, self._engine))
         return dataloader
 
     @property

@@ -7,18 +7,26 @@ from typing import Any
 from torch import Tensor
 
 from lightning_async.strategy.data import samples_in
+from lightning_async.strategy.epochs import measure
+from lightning_async.strategy.session import Session
 
 
 class RoundHooks:
     """Mixed into AsyncWANHooks, before the Lightning base class."""
 
     _engine: Any
+    _session: Session | None
     _trainer: Any
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_start(batch, batch_idx)  # type: ignore[misc]
         if self._engine is not None:
             self._engine.count_samples(samples_in(batch))
+        if self._session is not None and self._engine is not None and self._engine.armed:
+            self._session.shares.hand_over()
+            leases = self._session.shares.open
+            if leases is not None:
+                measure(self._trainer, leases.last)
 
     def pre_backward(self, closure_loss: Tensor) -> None:
         """The loss that is trained on, in automatic and in manual optimization. It comes before the step that may end

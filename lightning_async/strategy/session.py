@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_async.errors import AsyncWANError, RefusedError
+from lightning_async.errors import AsyncWANError, ConfigError, RefusedError
 from lightning_async.links import Link
 from lightning_async.strategy.arguments import Given
 from lightning_async.strategy.data import Run, Shares
@@ -146,6 +146,12 @@ class Session:
             group.meet()
         self._require().arm()
 
+    def left_over(self) -> bool | None:
+        """After this worker's last pass of the run (None after any other epoch): whether others have left something of
+        it, once all of it is done or taken."""
+        leases = self.shares.open
+        return None if leases is None or not leases.final else leases.left_over(self._give_up)
+
     def finish(self) -> None:
         """Send what is not sent, and end with the published parameters in the model: after the last rank's last
         update, so that every rank of a launch ends with the same ones.
@@ -260,3 +266,13 @@ class Session:
     def _require(self) -> Engine:
         assert self.engine is not None
         return self.engine
+
+
+def check_module(module: Any, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+    """Raises ConfigError for a model that cannot be trained here."""
+    trained = {id(p): p.device for p in module.parameters() if p.requires_grad}
+    stepped = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+    if not stepped & trained.keys():  # Lightning makes a mock of None
+        raise ConfigError("configure_optimizers gave no optimizer of the model: there is nothing to train together")
+    if len(devices := set(trained.values())) > 1:
+        raise ConfigError(f"the model lies on {sorted(map(str, devices))}; one worker trains on one device for now")

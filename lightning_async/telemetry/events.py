@@ -96,6 +96,16 @@ class RoundSized(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Returned(Event):
+    """Samples leased to `worker`, or in an update of it, go back to be trained on by whoever comes: `why`."""
+
+    worker: str
+    stream: str
+    samples: int
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Late(Event):
     """A barrier goes on without `worker`, after this long; it waits for it again once it has sent an update."""
 

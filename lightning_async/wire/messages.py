@@ -7,34 +7,9 @@ named in each docstring. Rule of this file: no behaviour, no I/O, no numbers tha
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
-
-class Reason(str, Enum):
-    """Why a request was refused; the codes are part of the protocol."""
-
-    STALE = "stale"  # base version older than the staleness policy allows
-    FUTURE = "future_base"  # base version that the server has not reached
-    LAYOUT = "layout"  # tensors differ from the run's tensors
-    CONFIG = "config"  # arguments contradict the run's configuration
-    NOT_FINITE = "not_finite"  # NaN or infinity in an update
-    LENGTH = "length"  # vector of another length than the layout says
-    NORM = "norm"  # update far longer than this run's updates
-    QUARANTINED = "quarantined"  # this worker's updates are not taken for a time
-    PAYLOAD = "payload"  # bytes that do not decode
-    SEQUENCE = "sequence"  # sequence number that was skipped or is older than the last receipt kept
-    NAME = "duplicate_name"  # another live worker has this name
-    STRANGER = "unknown_worker"  # not joined, or expired: say Hello again
-    UNREADY = "not_ready"  # no parameters yet, or not the one asked to send them
-    PROTOCOL = "protocol"  # message not allowed here
-    VERSION = "protocol_version"  # this server speaks another version of the protocol
-    LIMIT = "limit"  # a bound of the server would be passed
-    DATASET = "dataset"  # data set of another length than the run's
-    ROLE = "role"  # not allowed to this role
-    STOPPING = "stopping"  # the server is going away
-    KEY = "key"  # this key may not do that: unknown, revoked, another's name, a role that has no right to it
-    INTERNAL = "internal"  # the server's own fault; it goes on
+from lightning_async.wire.reasons import Reason as Reason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +52,7 @@ class Push:
     loss: float | None = None
     hyper: list[Any] = field(default_factory=list)  # gradient mode: per parameter group {name: [value, initial]}
     have: int | None = None  # version already held, when the Receipt is to bring what is newer
+    units: list[Any] = field(default_factory=list)  # [stream, pass, start, stop]: leased samples that are in the round
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,11 +83,20 @@ class Leave:
 
 @dataclass(frozen=True, kw_only=True)
 class Lease:
-    """Ask for `count` samples of the shared stream over a data set of `length` samples."""
+    """Ask for `count` samples of the shared stream over a data set of `length` samples, and say what is still held."""
 
     stream: str
     length: int
     count: int
+    number: int = 0  # 1, 2, 3, ... per worker and stream; a repeated one gets the first answer again. 0: not numbered
+    holds: list[Any] | None = None  # [pass, start, stop]: all that this worker still holds; the rest goes back
+    spoiled: list[Any] = field(default_factory=list)  # what goes back because its update was not finite
+    batch: int = 1  # samples in a batch of this worker; leases are whole batches where the pass has that many
+    whole: bool = False  # less than a batch is of no use to this worker
+    epoch: int | None = None  # begins, of `epochs` that are passes of the run; null: any pass
+    epochs: int | None = None
+    upto: int | None = None  # such an epoch goes on: nothing of a later pass
+    bytes_per_s: float = 0.0  # of this worker's line, as it has measured it; 0: not yet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,10 +211,13 @@ class Params:
 
 @dataclass(frozen=True, kw_only=True)
 class Ranges:
-    """Index ranges [pass, start, stop] of the shared stream, half open."""
+    """Index ranges [pass, start, stop] of the shared stream, half open. Without any there is nothing for now."""
 
     ranges: list[Any]
     seed: int
+    upto: int | None = None  # the pass that this epoch goes up to
+    final: bool = False  # it is the last one of the `epochs` that were asked for
+    out: int = 0  # samples up to there that others hold, and may come back
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -64,7 +64,7 @@ class Courier:
         self._exchange_s, self._began = 0.0, math.inf  # of the last one; when this one began
         self._link: Link | None = None
         self._downloads = Downloads(layout, self._pull, lambda: self._require_link().bytes_per_s.value, world.clock)
-        self._traffic = Traffic()
+        self.traffic, self.bytes_per_s = Traffic(), 0.0  # at the socket so far; of the line, as far as it was measured
 
     # What follows, down to `close`, is called by the main thread.
 
@@ -81,11 +81,6 @@ class Courier:
     def stop_asked(self) -> bool:
         """Whether the server has said that the run is over."""
         return self._downloads.stop_asked
-
-    @property
-    def traffic(self) -> Traffic:
-        """Bytes at the socket so far."""
-        return self._traffic
 
     def check(self) -> None:
         """Raise what went wrong in the background, if anything did."""
@@ -197,13 +192,12 @@ class Courier:
             self._jobs.popleft()()
         self._downloads.tick()
         self._link.pump(0.0 if self._jobs else longest_block_s)
-        self._traffic = self._link.traffic()
+        self.traffic, self.bytes_per_s = self._link.traffic(), self._link.bytes_per_s.value or 0.0
 
     def _hang_up(self) -> None:
         try:
             if self._link is not None:
                 self._link.close(self._closing or "error", self._goodbye_s if self._error is None else 0.0)
-                self._traffic = self._link.traffic()
         finally:
             self._ended = True
             self._notify()
@@ -283,7 +277,8 @@ class Courier:
         receipt = receipt_in(reply, update.push)
         if receipt.accepted:
             self._acknowledged = max(self._acknowledged, receipt.seq)
-        kept = not receipt.accepted and self._uploads.take_back(update.push, payload)
+        lost = receipt.reason == Reason.LEASE.value
+        kept = not receipt.accepted and self._uploads.refused(update.push, payload, update.vector if lost else None)
         self._downloads.stop_asked = self._downloads.stop_asked or receipt.stop
         self._outcomes.append(Outcome.of(receipt, update.push, kept))
         self._owe(-1)  # after the outcome is there: who sees us idle must find it

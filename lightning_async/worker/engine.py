@@ -21,11 +21,12 @@ from lightning_async.layout import shared_tensors
 from lightning_async.outer import describe, hyper_of
 from lightning_async.scheduling import sizing
 from lightning_async.staleness import policy
-from lightning_async.transport.base import Frame, Traffic
+from lightning_async.transport.base import Frame
 from lightning_async.wire.messages import Ack, Push, Reply, Request, Welcome
 from lightning_async.worker.brief import Brief
 from lightning_async.worker.courier import GOODBYE_S, Courier
 from lightning_async.worker.guard import Guard
+from lightning_async.worker.holdings import Holdings
 from lightning_async.worker.joining import begin_run
 from lightning_async.worker.link import Link
 from lightning_async.worker.parcels import Outcome, Ticket, Update
@@ -65,7 +66,8 @@ class Engine:
         self.identity = identity or Identity()
         self.name, self.shared = self.identity.full_name, shared_tensors(module)
         self.replica, self._guard = Replica(self.shared), Guard(module, self.shared)
-        self._settler = Settler(self.replica, self._guard)
+        self.holdings = Holdings()
+        self._settler = Settler(self.replica, self._guard, self.holdings)
         self.config, self.workers, self.armed = RunConfig(), 1, False
         self.round_steps = self._most_claimed = 1
         self.tamper: Callable[[torch.Tensor], torch.Tensor] = lambda update: update  # see tampering.py
@@ -148,9 +150,9 @@ class Engine:
         return self._courier.stop_asked
 
     @property
-    def traffic(self) -> Traffic:
-        """Bytes at this worker's socket so far."""
-        return self._courier.traffic
+    def bytes_per_s(self) -> float:
+        """Measured speed of its line; 0 before anything large has passed it."""
+        return self._courier.bytes_per_s
 
     def arm(self) -> None:
         """From now on steps count. The live model becomes the newest published one."""
@@ -174,7 +176,7 @@ class Engine:
     def after_step(self, optimizer: int) -> None:
         """The user's optimizer number `optimizer` has made a step on the live model (update mode)."""
         self._courier.check()
-        self._round.steps[optimizer] = self._round.steps.get(optimizer, 0) + 1
+        self._round.stepped(optimizer, self.holdings.stepped())
         if self._round.length >= self.round_steps:
             self._send_round()
         elif self._courier.has_news:
@@ -183,13 +185,12 @@ class Engine:
     def submit_gradient(self, optimizer: int) -> None:
         """Send the gradients of optimizer number `optimizer` and become what the server makes of them."""
         self._courier.check()
-        self._guard.check()
         self._guard.check_groups(optimizer)
         present, vector = gradients(self.shared, self.optimizers[optimizer])
         if not present:
             return
         starts = [group["hyper"] for group in self._records[optimizer]["groups"]]
-        self._round.steps[optimizer] = self._round.steps.get(optimizer, 0) + 1
+        self._round.stepped(optimizer, self.holdings.stepped())
         hyper = hyper_of(self.optimizers[optimizer], starts)
         push = self._next_push(optimizer, present=present, hyper=hyper)
         buffers = self.replica.live_buffers() if optimizer == 0 else torch.empty(0)
@@ -260,6 +261,7 @@ class Engine:
         self._seq += 1
         done, self._round = self._round, Round(self.clock())
         claim = (0 if self.replica.pieces else 1, self._most_claimed)
+        rest["units"] = self.holdings.send(self._seq, done.units)
         rest |= {"seq": self._seq, "digest": self.shared.layout.digest, "group": group}
         return done.push(self.clock(), self.replica.version, claim, **rest)
 
@@ -289,6 +291,7 @@ class Engine:
         for arrival in arrivals:
             progressed = self._round.length > 0 or self.replica.owes  # what comes under it makes it no younger
             self.replica.merge(arrival, progressed)
+            self.holdings.included(arrival.included if isinstance(arrival.included, int) else min(arrival.included))
             self._turns.came(arrival.version)
             self._round.base = self._round.base if progressed and self._round.base is not None else arrival.version
             if arrival.digest >= 0 and arrival.digest != self.replica.digest():

@@ -53,7 +53,8 @@ class Guard:
             )
 
     def check_groups(self, optimizer: int) -> None:
-        """Raises CallerError when the groups of that optimizer are not what the server steps."""
+        """As `check`, and raises CallerError when the groups of that optimizer are not what the server steps."""
+        self.check()
         now, then = _grouped(self._optimizers[optimizer]), self._groups[optimizer]
         if now == then:
             return

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
+import os
 import platform
 import socket
+import sys
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
 from lightning_async.layout import Layout, Shared
+from lightning_async.scheduling import Range
 from lightning_async.transport.base import Connection
 from lightning_async.transport.keys import Key
 from lightning_async.wire.messages import Hello, Push
+
+Unit: TypeAlias = tuple[str, Range]  # stream, and leased positions of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +55,7 @@ class Identity:
             claims=dict(claims),
             group=self.group,
             rank=self.rank,
-            host={"python": platform.python_version(), "torch": str(torch.__version__), "system": platform.platform()},
+            host=machine(),
         )
 
 
@@ -62,14 +67,21 @@ class Round:
     steps: dict[int, int] = field(default_factory=dict)  # optimizer -> its steps
     samples: int = 0
     again: int = 0  # steps of refused updates that go with this one
+    units: list[Unit] = field(default_factory=list)  # leased samples that an optimizer has stepped on
     losses: int = 0  # that were added up in `loss`
     loss: torch.Tensor | None = None  # on the device, so that nobody waits for it before the round is sent
     base: int | None = None  # the first version put under it: what newer ones change later does not make it younger
 
-    def regain(self, steps: int, samples: int) -> None:
+    def stepped(self, optimizer: int, units: Sequence[Unit]) -> None:
+        """Optimizer number `optimizer` has made a step; `units` are the leased samples since the last one."""
+        self.steps[optimizer] = self.steps.get(optimizer, 0) + 1
+        self.units += units
+
+    def regain(self, steps: int, samples: int, units: Sequence[Unit] = ()) -> None:
         """A refused update's progress goes with this round, which must not become shorter for it."""
         self.again += steps
         self.samples += samples
+        self.units += units
 
     def add_loss(self, loss: torch.Tensor, times: int) -> None:
         """`times` the loss that is being trained on, one number."""
@@ -108,3 +120,10 @@ def gradients(shared: Shared, optimizer: torch.optim.Optimizer) -> tuple[list[in
     found = {i: p.grad for i, p in enumerate(shared.parameters) if p.grad is not None and id(p) in mine}
     parts = [gradient.detach().to(torch.float32).reshape(-1) for gradient in found.values()]
     return list(found), torch.cat(parts) if parts else torch.empty(0)
+
+
+def machine() -> dict[str, Any]:
+    """Versions of what this worker runs on, and how large it is: memory (0 where the system does not say) and cores."""
+    memory = 0 if sys.platform == "win32" else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    versions = {"python": platform.python_version(), "torch": str(torch.__version__), "system": platform.platform()}
+    return {**versions, "memory_bytes": max(0, memory), "cores": os.cpu_count() or 0}

@@ -17,6 +17,7 @@ from typing import TypeAlias
 from torch import Tensor
 
 from lightning_async.codecs import Codec, Payload, State, bind
+from lightning_async.codecs.feedback import RESIDUAL
 from lightning_async.layout import Layout
 from lightning_async.wire.messages import Push
 from lightning_async.worker.choosing import Chooser, Uploaded
@@ -57,6 +58,18 @@ class Uploads:
         assert fold_back is not None
         self.states[_tensors(push)] = fold_back(payload, state)
         return True
+
+    def refused(self, push: Push, payload: Payload, lost: Tensor | None = None) -> bool:
+        """Put a refused payload back into the residual; False where the codec remembers nothing.
+
+        `lost`: the vector that was encoded, when nothing of it may come back with later ones (but for rounding): False.
+        """
+        kept = self.take_back(push, payload)
+        if not kept or lost is None:
+            return kept
+        residual = self.states[_tensors(push)][RESIDUAL]
+        residual.sub_(lost.to(residual.device))
+        return False
 
     def note(self, payload: Payload, took_s: float, rtt_s: float, compute_s: float) -> None:
         """`payload` got its receipt: choose the rung of the next one, where the codec has several."""

@@ -82,6 +82,19 @@ def test_nothing_that_a_terminal_obeys_comes_through() -> None:
     assert plain("näme") == "näme"
 
 
+def test_it_says_where_the_samples_are_and_what_was_lost() -> None:
+    stream = {"length": 1000, "applied": 1500, "leased": 64, "waiting": 0, "free": 8, "aside": 2}
+    page = text({**STATE, "streams": {"train-0": {**stream, "returned": {"stale": 512, "lost": 96}}}})
+    line = next(line for line in page.splitlines() if line.startswith("samples of"))
+    assert line == (
+        "samples of train-0: 1.50 passes of 1,000 applied, 64 leased, 8 to be given again, 2 set aside; "
+        "cost: stale 512, lost 96"
+    )
+    assert "samples of" not in text({**STATE, "streams": {"train-0": {"length": 5, "position": 3}}}), (
+        "an older server's"
+    )
+
+
 def test_an_empty_run() -> None:
     assert "no worker has joined yet" in text({**STATE, "workers": {}, "staleness": {}, "refused_strangers": 0})
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lightning_async import aggregation, attacks, codecs, outer, staleness
+from lightning_async import aggregation, attacks, codecs, outer, scheduling, staleness
 from lightning_async.errors import ConfigError
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -34,6 +34,8 @@ FAMILIES = {
     "outer optimizer": Family(outer.OUTERS, outer.outer, outer, "staleness-and-outer.md"),
     "staleness policy": Family(staleness.POLICIES, staleness.policy, staleness, "staleness-and-outer.md"),
     "staleness weight": Family(staleness.WEIGHTS, staleness.weight, staleness, "staleness-and-outer.md"),
+    "scheduler": Family(scheduling.SCHEDULERS, scheduling.scheduler, scheduling, "scheduling.md"),
+    "predictor": Family(scheduling.PREDICTORS, scheduling.predictor, scheduling, "scheduling.md"),
     "attack": Family(attacks.ATTACKS, attacks.attack, attacks),
 }
 # Members that have no defaults.
@@ -45,6 +47,7 @@ SAMPLES = {
     "fast": "fast(sign_flip(k=10.0), speed=10.0)",
     "scale": "scale(k=3.0)",
     "label_flip": "label_flip(classes=10)",
+    "own": "own(path='math:floor')",
     "stale_replay": "stale_replay(delay=3)",
     "centered_clipping": "centered_clipping(tau=2.0)",
     "zeno": "zeno(rho=0.1)",

@@ -13,7 +13,7 @@ FAMILY = ["baseline", "wan_bandwidth", "wan_latency", "heterogeneous", "unreliab
 
 
 def test_what_is_promised_is_shipped():
-    assert {*FAMILY, "halos", "liu_speeds", "spread_100x", "workers_64", "workers_1000"} == set(shipped())
+    assert {*FAMILY, "halos", "leases", "liu_speeds", "spread_100x", "workers_64", "workers_1000"} == set(shipped())
 
 
 @pytest.mark.parametrize("name", shipped())
@@ -69,7 +69,7 @@ def test_a_fast_attack_makes_its_worker_fast():
         ({**SMALL, "run": {"quorun": 2}}, "run: unknown configuration quorun"),
         ({**SMALL, "run": 7}, "run: got 7, expected a mapping"),
         ({**SMALL, "step_jitter": 1.0}, "expected step_s > 0 and 0 <= step_jitter < 1"),
-        ({"workers": [{}]}, "expected run.total_steps, or seconds > 0"),
+        ({"workers": [{}]}, "expected run.total_steps, passes, or seconds > 0"),
         ([1], "expected a mapping such as"),
     ],
 )

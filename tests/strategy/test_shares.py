@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from eventually import ENOUGH_S
 from lightning.pytorch.utilities import CombinedLoader
 from models import BATCH, SAMPLES, STEPS, Checked, Net, Numbered, loader, sgd, trainer
 from torch import Tensor
@@ -50,8 +51,16 @@ def train(data: Any, module: Any = None, config: dict[str, Any] | None = None, *
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
-def test_two_workers_never_train_on_the_same_sample_of_a_pass(shuffle: bool) -> None:
-    modules = [Listing(), Listing()]
+def test_two_workers_train_on_each_sample_of_each_pass_once(shuffle: bool) -> None:
+    both = threading.Barrier(2, timeout=ENOUGH_S)
+
+    class Meeting(Listing):
+        """Begins when the other one is there too."""
+
+        def on_train_start(self) -> None:
+            both.wait()
+
+    modules = [Meeting(), Meeting()]
     with ServerThread(RunConfig(local_steps=2, workers=2)) as server:
         trainers = [trainer(AsyncWANStrategy(server.address), max_epochs=2) for _ in modules]
         threads = [
@@ -62,13 +71,10 @@ def test_two_workers_never_train_on_the_same_sample_of_a_pass(shuffle: bool) -> 
             thread.start()
         for thread in threads:
             thread.join()
-        leased = server.coordinator.run.streams["train-0"].position
-    assert [len(m.samples) for m in modules] == [SAMPLES, SAMPLES], "two epochs of half the data each"
+        ledger = server.coordinator.run.streams["train-0"].state()
     seen = Counter(index for module in modules for index in module.samples)
-    spare = leased - 2 * SAMPLES  # leased in time, and not needed
-    assert spare <= 2 * 4 * BATCH
-    assert max(seen.values()) <= -(-leased // SAMPLES)
-    assert sum(max(0, 2 - seen[index]) for index in range(SAMPLES)) <= spare, "two passes, but for what is spare"
+    assert seen == Counter(dict.fromkeys(range(SAMPLES), 2))
+    assert (ledger["passes"], ledger["applied"], ledger["leased"], ledger["free"]) == (2, 2 * SAMPLES, 0, 0)
 
 
 def test_one_worker_covers_every_pass_exactly_once_in_another_order() -> None:
@@ -125,7 +131,7 @@ def test_loaders_made_anew_each_epoch_go_on_in_their_stream() -> None:
     with ServerThread(RunConfig(local_steps=2, workers=2)) as server:
         trainer(AsyncWANStrategy(server.address), reload_dataloaders_every_n_epochs=1, max_epochs=20).fit(module)
         assert list(server.coordinator.run.streams) == ["train-0"]
-    assert module.samples == list(range(SAMPLES)) * 10
+    assert module.samples == list(range(SAMPLES)) * 20
 
 
 def test_one_loader_twice_in_a_combined_loader() -> None:

@@ -21,7 +21,7 @@ def test_an_embedded_server_judges_by_the_owners_function(monkeypatch: pytest.Mo
     torch.manual_seed(0)
     module = Net()
     start = state(module)
-    strategy = AsyncWANStrategy(aggregation=ZENO, validation=trusting.opposite, local_steps=2)
+    strategy = AsyncWANStrategy(aggregation=ZENO, validation=trusting.opposite, local_steps=2, data="own")
     trainer(strategy).fit(module, loader())
     (worker,) = strategy.report()["workers"].values()
     assert strategy.report()["version"] == 0

@@ -1,24 +1,10 @@
-"""The shared stream: every sample once a pass, whoever takes it and however much at a time."""
+"""The order of a pass is the same on every worker."""
 
 from __future__ import annotations
 
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from lightning_async.scheduling import Stream, permutation
-
-
-@given(st.integers(1, 50), st.lists(st.integers(1, 120), max_size=20))
-def test_ranges_follow_each_other_without_gap_or_overlap(length: int, counts: list[int]) -> None:
-    stream, taken = Stream(length), []
-    for count in counts:
-        ranges, stream = stream.take(count)
-        assert sum(stop - start for _, start, stop in ranges) == count
-        assert all(0 <= start < stop <= length for _, start, stop in ranges)
-        taken += [number * length + i for number, start, stop in ranges for i in range(start, stop)]
-    assert taken == list(range(sum(counts)))
-    assert stream.position == sum(counts)
+from lightning_async.scheduling import permutation
 
 
 def test_a_pass_is_a_permutation_that_all_compute_alike() -> None:

@@ -331,11 +331,11 @@ class Fleet:
                 return
 
 
-def lives(seeds: range) -> Counter[str]:
+def lives(seeds: range, **config: Any) -> Counter[str]:
     """What happened in so many lives of a fleet, after each of which every sample was applied once a pass."""
     happened: Counter[str] = Counter()
     for seed in seeds:
-        room = Taped(staleness="fixed(bound=2)", weight="constant").begin("a", "b", "c")
+        room = Taped(staleness="fixed(bound=2)", weight="constant", **config).begin("a", "b", "c")
         fleet = Fleet(room, seed, passes=4)
         for _ in range(120):
             fleet.act()

@@ -7,13 +7,16 @@ was submitted stays, is tried again, and meanwhile nobody is told of it.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 
-from lightning_async.persistence.journal import Journal, Record
+from lightning_async.persistence.journal import Journal
+from lightning_async.persistence.record import Record
 
 RETRY_S = 1.0
 MOST_WAITING_BYTES = 2**28  # submitted and not durable; then no more is taken
@@ -111,7 +114,7 @@ class Commits:
             self._forget = 0
         try:
             if group:
-                self._journal.append(group)
+                self._journal.append(group, self._following(len(group)))
                 self._settle(group)
         except OSError as error:
             self._forget = max(self._forget, forget)
@@ -119,6 +122,24 @@ class Commits:
         if forget:
             self._prune(forget)
         return True
+
+    def _following(self, count: int) -> Callable[[Future[None]], Record | None]:
+        """What gives the records behind the first `count` that wait, until the disk has what it is forcing."""
+        places = itertools.count(count)
+
+        def following(forced: Future[None]) -> Record | None:
+            place = next(places)
+            if place == count:
+                forced.add_done_callback(lambda _: self._notify())
+            with self._changed:
+                self._changed.wait_for(lambda: forced.done() or len(self._waiting) > place)
+                return None if forced.done() else self._waiting[place]
+
+        return following
+
+    def _notify(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
 
     def _prune(self, forget: int) -> None:
         """What fails here costs room and nothing else, so it does not pause the run."""

@@ -21,3 +21,10 @@ def force(path: Path) -> None:
 def force_data(descriptor: int) -> None:
     """What was written to an open file is on the disk afterwards, with as much about the file as reading needs."""
     getattr(os, "fdatasync", os.fsync)(descriptor)
+
+
+def keep_no_copy(descriptor: int) -> None:
+    """What is on the disk of an open file need not stay in memory too: pages that are used again are already there for
+    the next write, and new ones cost it time."""
+    if sys.platform == "linux":
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)

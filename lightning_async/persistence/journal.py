@@ -16,17 +16,16 @@ import errno
 import logging
 import sqlite3
 import struct
-import zlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
-from lightning_async.errors import CallerError
 from lightning_async.persistence import tail
 from lightning_async.persistence.payloads import Payloads, Place
-from lightning_async.wire.checksum import checksum
-from lightning_async.wire.frames import Frame, flat
+from lightning_async.persistence.record import JournalError, Record
+from lightning_async.wire.frames import flat
 
 NAME = "journal.db"
 FORMAT = 1
@@ -36,32 +35,14 @@ TABLE = (
     "inline blob, segment integer, place integer, sum integer not null)"
 )
 MIGRATIONS: dict[int, tuple[str, ...]] = {}  # format -> the statements that make the next one of it
+Following: TypeAlias = Callable[["Future[None]"], Record | None]
 Row = tuple[int, str, bytes, bytes, bytes | None, int | None, int | None, int]
 log = logging.getLogger(__name__)
 
 
-class JournalError(CallerError):
-    """A journal cannot be used; the text says what to do."""
-
-
-@dataclass(frozen=True)
-class Record:
-    """One event. `head` is the writer's; `frames` are its vectors."""
-
-    number: int
-    kind: str
-    head: bytes
-    frames: tuple[Frame, ...] = ()
-
-    @property
-    def bytes(self) -> int:
-        return len(self.head) + sum(len(flat(frame)) for frame in self.frames)
-
-    def sum(self) -> int:
-        """The checksum of all of it."""
-        text = f"{self.number} {self.kind} {[len(frame) for frame in self.frames]}".encode()
-        total = zlib.crc32(self.head, zlib.crc32(text))
-        return zlib.crc32(struct.pack(f"<{len(self.frames)}q", *map(checksum, self.frames)), total)
+def nothing(forced: Future[None]) -> Record | None:
+    """Nothing is known of what follows."""
+    return None
 
 
 def exists(folder: Path) -> bool:
@@ -109,22 +90,29 @@ class Journal:
         self.first: int = start if low is None else low
         self.last: int = self.first - 1 if high is None else high
         self._payloads = Payloads(folder)
+        self._ahead: dict[int, Row] = {}  # of records whose payload is written before their turn
 
-    def append(self, records: Sequence[Record]) -> None:
+    def append(self, records: Sequence[Record], following: Following = nothing) -> None:
         """Keep `records`, all or none; they are on the disk afterwards.
+
+        `following` gives the records that come after them, one by one and None when their forcing is done: meanwhile
+        the payloads of these are written, since copying takes as long as the disk does.
 
         Raises OSError, also for what SQLite says of the disk; then none is there, and it may be tried again.
         """
-        before = self._payloads.end
         try:
-            rows = [self._stored(record) for record in records]
+            rows = [self._ahead.pop(r.number) if r.number in self._ahead else self._stored(r) for r in records]
             self._at("journal.written")
-            self._payloads.sync()
+            forced = self._payloads.forcing()
+            while (record := following(forced)) is not None:
+                self._ahead[record.number] = self._stored(record)
+            forced.result()
             self._at("journal.synced")
             self._commit(rows)
         except (OSError, sqlite3.Error) as error:
-            with suppress(OSError):
-                self._payloads.back_to(before)
+            self._ahead.clear()
+            with suppress(OSError, sqlite3.Error):
+                self._payloads.back_to(self._newest_payload())
             raise error if isinstance(error, OSError) else _of_disk(error) from error
         self.last = records[-1].number
         self._at("journal.committed")

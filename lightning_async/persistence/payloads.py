@@ -1,19 +1,21 @@
 """The payloads of a journal: files `payload-<first record>.bin` that are appended to, and unlinked when pruned.
 
 Nothing here knows what is committed: the journal's rows say where a payload stands, and whatever lies behind the last
-of them is cut off. `sync` comes before the commit of the rows, so a row never names bytes that a crash can take away.
+of them is cut off. `forcing` is done before the commit of the rows, so a row never names bytes that a crash takes away.
 """
 
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
-from lightning_async.persistence.files import force, force_data
+from lightning_async.persistence.files import force, force_data, keep_no_copy
 from lightning_async.wire.frames import Frame
 
 SEGMENT_BYTES = 2**28  # a file is followed by the next one once it is this long
@@ -34,6 +36,7 @@ class Payloads:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._file: FileIO | None = None
+        self._waiter: ThreadPoolExecutor | None = None
         self._dirty = False
         self.end = Place()
 
@@ -51,15 +54,23 @@ class Payloads:
         self.end = Place(place.segment, place.start + size)
         return place
 
-    def sync(self) -> None:
-        """What was written is on the disk afterwards. Raises OSError."""
-        if self._dirty and self._file is not None:
-            force_data(self._file.fileno())
+    def forcing(self) -> Future[None]:
+        """Begin to force what was written so far; done when it is on the disk, or with the OSError that it is not.
+
+        More may be written meanwhile. A thread of its own waits for the disk.
+        """
+        if not self._dirty or self._file is None:
+            done: Future[None] = Future()
+            done.set_result(None)
+            return done
         self._dirty = False
+        if self._waiter is None:
+            self._waiter = ThreadPoolExecutor(1, "lightning-async-disk")
+        return self._waiter.submit(_forced, os.dup(self._file.fileno()))
 
     def back_to(self, place: Place) -> int:
         """Cut off what lies behind `place`; how many bytes that were. Raises OSError."""
-        self.close()
+        self._let_go()
         self.end, lost = place, 0
         for segment in self._segments():
             path, keep = self._path(segment), place.start if segment == place.segment else None
@@ -87,13 +98,19 @@ class Payloads:
 
     def close(self) -> None:
         """Idempotent."""
+        self._let_go()
+        if self._waiter is not None:
+            self._waiter.shutdown()
+        self._waiter = None
+
+    def _let_go(self) -> None:
         if self._file is not None:
             self._file.close()
         self._file, self._dirty = None, False
 
     def _begin(self, number: int) -> None:
-        self.sync()
-        self.close()
+        self.forcing().result()
+        self._let_go()
         self._file = FileIO(self._path(number), "w+")
         self.end = Place(number, 0)
         force(self._folder)
@@ -103,6 +120,14 @@ class Payloads:
 
     def _path(self, segment: int) -> Path:
         return self._folder / f"payload-{segment:012d}.bin"
+
+
+def _forced(descriptor: int) -> None:
+    try:
+        force_data(descriptor)
+        keep_no_copy(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _cut(path: Path, at: int, size: int) -> FileIO:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from eventually import ENOUGH_S, eventually
 
-from lightning_async.persistence import Commits, Journal, Record, commits, open_journal
+from lightning_async.persistence import Commits, Journal, Record, commits, open_journal, payloads
 
 
 class Slow:
@@ -24,7 +25,7 @@ class Slow:
         self.unprunable: OSError | None = None
         self.closed = False
 
-    def append(self, records: Sequence[Record]) -> None:
+    def append(self, records: Sequence[Record], following: object) -> None:
         assert self.gate.acquire(timeout=ENOUGH_S)
         if self.trouble is not None:
             raise self.trouble
@@ -175,3 +176,85 @@ def test_a_prune_that_came_with_a_group_that_failed_is_not_forgotten() -> None:
     eventually(lambda: disk.pruned)
     assert (one.durable, disk.pruned) == (1, [1])
     one.close()
+
+
+class Disk:
+    """A disk that says when it has been asked to force something, and is done when it is let."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked, self.gate, self._force = threading.Semaphore(0), threading.Semaphore(0), payloads.force_data
+        monkeypatch.setattr(payloads, "force_data", self.force)
+
+    def force(self, descriptor: int) -> None:
+        self.asked.release()
+        assert self.gate.acquire(timeout=ENOUGH_S)
+        self._force(descriptor)
+
+
+def large(number: int) -> Record:
+    return Record(number, "message", b"head", (bytes([number]) * 20_000,))
+
+
+@pytest.fixture
+def on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Commits, Disk]]:
+    """A journal in `tmp_path` whose first group, record 1, is being forced, and stands in its file."""
+    disk, one = Disk(monkeypatch), made(open_journal(tmp_path))
+    one.submit(large(1))
+    assert disk.asked.acquire(timeout=ENOUGH_S)
+    yield one, disk
+    disk.gate.release(100)
+    one.close()
+
+
+def written(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("payload-*.bin"))
+
+
+def test_payloads_are_written_while_those_before_them_are_forced(tmp_path: Path, on_disk: tuple[Commits, Disk]) -> None:
+    one, disk = on_disk
+    for number in (2, 3):
+        one.submit(large(number))
+    eventually(lambda: written(tmp_path) == 3 * 20_000, what="two payloads ahead of their turn")
+    assert one.durable == 0
+    disk.gate.release()
+    assert one.wait(1, ENOUGH_S)
+    assert disk.asked.acquire(timeout=ENOUGH_S)
+    assert one.durable == 1, "they are forced in their turn, and not told of before"
+    disk.gate.release(100)
+    assert one.wait(3, ENOUGH_S)
+    journal = open_journal(tmp_path, writing=False)
+    assert [bytes(record.frames[0][:1]) for record in journal.read()] == [b"\1", b"\2", b"\3"]
+    journal.close()
+
+
+def test_a_payload_that_cannot_be_written_ahead_loses_none(
+    tmp_path: Path, on_disk: tuple[Commits, Disk], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, disk = on_disk
+    write = payloads.Payloads.write
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    disk.gate.release(100)
+    monkeypatch.setattr(payloads.Payloads, "write", full)
+    one.submit(large(2))
+    eventually(lambda: one.trouble)
+    monkeypatch.setattr(payloads.Payloads, "write", write)
+    assert one.wait(2, ENOUGH_S)
+    journal = open_journal(tmp_path, writing=False)
+    assert [record.number for record in journal.read()] == [1, 2]
+    journal.close()
+
+
+def test_what_was_written_ahead_is_cut_off_after_a_crash(
+    tmp_path: Path, on_disk: tuple[Commits, Disk], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    one, _ = on_disk
+    one.submit(large(2))
+    eventually(lambda: written(tmp_path) == 2 * 20_000)
+    left = tmp_path_factory.mktemp("left") / "state"
+    shutil.copytree(tmp_path, left)
+    journal = open_journal(left)
+    journal.close()
+    assert (journal.last, written(left)) == (0, 0), "nobody was told of either"

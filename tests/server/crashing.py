@@ -7,6 +7,7 @@ back what was refused. So whatever the deaths were, the run ends as the referenc
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -208,6 +209,12 @@ def alive(pid: int) -> bool:
     return True
 
 
+def end(pid: int) -> None:
+    """Kill it, unless it is dead already; it may die at any moment."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
 class Killed(Exception):
     """The server has gone."""
 
@@ -257,8 +264,8 @@ class Trial:
 
     def close(self) -> None:
         self._hang_up()
-        if self._pid and alive(self._pid):
-            os.kill(self._pid, signal.SIGKILL)
+        if self._pid:
+            end(self._pid)
             eventually(lambda: not alive(self._pid))
 
     def _insist(self, name: str, request: m.Request, payload: tuple[Frame, ...] = ()) -> m.Message:
@@ -307,8 +314,8 @@ class Trial:
         line.send(pack(Envelope(number, request, payload)))
         deadline = time.monotonic() + ENOUGH_S
         while time.monotonic() < deadline:
-            if self._kill_at is not None and time.monotonic() >= self._kill_at and alive(self._pid):
-                os.kill(self._pid, signal.SIGKILL)
+            if self._kill_at is not None and time.monotonic() >= self._kill_at:
+                end(self._pid)
             frames = line.receive(SLICE_S)
             if frames is not None:
                 envelope = unpack(frames)

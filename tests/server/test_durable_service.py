@@ -126,9 +126,9 @@ def test_no_answer_leaves_before_what_it_tells_of_is_durable(serve: Callable[...
     one = serve().begin()
     gate, append = threading.Semaphore(0), one.recorder.commits._journal.append
 
-    def slow(records: Any) -> None:
+    def slow(*group: Any) -> None:
         assert gate.acquire(timeout=ENOUGH_S)
-        append(records)
+        append(*group)
 
     one.recorder.commits._journal.append = slow  # type: ignore[method-assign]
     pushed, beat, pulled = one.push(1), one.send(m.Beat()), one.send(m.Pull(have=-1))

@@ -37,7 +37,8 @@ HOMES = {
     "lightning": f"{PACKAGE}/strategy/",
     "pytorch_lightning": f"{PACKAGE}/strategy/",
     "lightning_fabric": f"{PACKAGE}/strategy/",
-    **dict.fromkeys(("pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib", "xmlrpc"), ""),
+    **dict.fromkeys(("pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"), ""),
+    **dict.fromkeys(("xmlrpc", "defusedxml"), f"{PACKAGE}/transport/xmlrpc_"),
 }
 BAD_NAMES = {"utils", "util", "common", "helpers", "helper", "misc", "base_utils"}
 LONGEST_FILE = 300

@@ -3,6 +3,7 @@
 | scheme | what it is |
 |---|---|
 | `tcp://host:port` | TCP with ZeroMQ (`transport.zeromq`) |
+| `http://host:port`, `https://host:port` | XML-RPC, where only HTTP passes (`transport.xmlrpc_server`) |
 | `memory://name` | inside one process, for tests and examples (`transport.memory`) |
 """
 
@@ -39,8 +40,22 @@ def _tcp_connect(url: str, **options: Any) -> Connection:
     return zeromq.connect(url, **options)
 
 
+def _http_listen(url: str, **options: Any) -> Listener:
+    from lightning_async.transport import xmlrpc_server
+
+    return xmlrpc_server.listen(url, **options)
+
+
+def _http_connect(url: str, **options: Any) -> Connection:
+    from lightning_async.transport import xmlrpc_client
+
+    return xmlrpc_client.connect(url, **options)
+
+
 TRANSPORTS: dict[str, Transport] = {
     "tcp": Transport(_tcp_listen, _tcp_connect),
+    "http": Transport(_http_listen, _http_connect),
+    "https": Transport(_http_listen, _http_connect),
     "memory": Transport(memory.listen, memory.connect),
 }
 

@@ -12,16 +12,13 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
 
 from lightning_async.errors import CallerError, ConfigError, NetworkError
 from lightning_async.transport.base import Connection, Count, Frame, Listener, Traffic
+from lightning_async.transport.mailbox import Mailbox
 from lightning_async.wire.frames import flat
-
-T = TypeVar("T")
 
 SCHEME = "memory://"
 QUEUE = 64  # messages that wait in one direction
@@ -39,50 +36,14 @@ def connect(address: str, *, queue: int = QUEUE) -> MemoryConnection:
     return MemoryConnection(_exchange(address.removeprefix(SCHEME)), queue)
 
 
-class _Mailbox(Generic[T]):
-    """A bounded queue that one thread waits on."""
-
-    def __init__(self, room: int) -> None:
-        self.room = room
-        self._items: deque[T] = deque()
-        self._changed = threading.Condition()
-        self._woken = False
-
-    def put(self, item: T) -> bool:
-        """False when it is full."""
-        with self._changed:
-            if len(self._items) >= self.room:
-                return False
-            self._items.append(item)
-            self._changed.notify()
-            return True
-
-    def take(self, timeout_s: float) -> T | None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._items or self._woken, max(timeout_s, 0.0))
-            if self._items:
-                return self._items.popleft()
-            self._woken = False
-            return None
-
-    def wake(self) -> None:
-        with self._changed:
-            self._woken = True
-            self._changed.notify()
-
-    def clear(self) -> None:
-        with self._changed:
-            self._items.clear()
-
-
 _Parcel = tuple[bytes, list[memoryview]]
 
 
 @dataclass
 class _Exchange:
     name: str
-    inbox: _Mailbox[_Parcel] = field(default_factory=lambda: _Mailbox(QUEUE))
-    peers: dict[bytes, _Mailbox[list[memoryview]]] = field(default_factory=dict)
+    inbox: Mailbox[_Parcel] = field(default_factory=lambda: Mailbox(QUEUE))
+    peers: dict[bytes, Mailbox[list[memoryview]]] = field(default_factory=dict)
     listening: bool = False
     largest_bytes: int | None = None  # larger frames vanish, as they do where a socket refuses them
     users: int = 0  # listener and connections; the exchange goes with the last of them
@@ -149,7 +110,7 @@ class MemoryListener(Listener):
 class MemoryConnection(Connection):
     def __init__(self, exchange: _Exchange, queue: int) -> None:
         self._exchange = exchange
-        self._inbox: _Mailbox[list[memoryview]] = _Mailbox(queue)
+        self._inbox: Mailbox[list[memoryview]] = Mailbox(queue)
         self._peer = b""
         self._count = Count()
         self._closed = False

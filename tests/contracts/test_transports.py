@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from eventually import ENOUGH_S, eventually
 from peak import peak_memory
-from wires import START, Ends
+from wires import COPIES, START, Ends
 
 from lightning_async.errors import CallerError, ConfigError, NetworkError
 from lightning_async.transport import TRANSPORTS, connect, listen
@@ -54,9 +54,10 @@ def test_a_burst_arrives_in_order(ends):
 def test_a_large_message_arrives_whole_and_is_not_copied_in_python(ends, up):
     listener = ends.listen()
     connection = ends.connect(listener.address)
-    vector = np.random.default_rng(0).standard_normal(8_000_000)
+    vector = np.random.default_rng(0).standard_normal(1_000_000 if ends.scheme in COPIES else 8_000_000)
     connection.send([b"hello"])
     peer, _ = listener.receive(WAIT_S)
+    most = vector.nbytes / 10 if ends.scheme not in COPIES else 12 * vector.nbytes
     with peak_memory() as peak_bytes:
         if up:
             connection.send([b"", memoryview(vector)])
@@ -64,7 +65,7 @@ def test_a_large_message_arrives_whole_and_is_not_copied_in_python(ends, up):
         else:
             assert listener.send(peer, [b"", memoryview(vector)])
             frames = connection.receive(WAIT_S)
-        assert peak_bytes() < vector.nbytes / 10
+        assert peak_bytes() < most
     assert isinstance(frames[1], memoryview)
     assert np.array_equal(np.frombuffer(frames[1]), vector)
 
@@ -133,7 +134,7 @@ def test_a_connection_finds_the_server_again(ends):
 def test_closing_frees_the_address(ends):
     listener = ends.listen()
     with pytest.raises(ConfigError):
-        listen(listener.address)
+        ends.listen(listener.address)
     listener.close()
     ends.listen(listener.address)
 
@@ -279,6 +280,10 @@ def test_bytes_are_counted_in_both_directions(ends):
     listener.send(peer, [b"", bytes(300)])
     connection.receive(WAIT_S)
     ours = connection.traffic()
+    if ends.scheme in COPIES:  # base64, XML, HTTP, and the polls that ask for answers
+        assert 1.3 * 1100 <= ours.sent_bytes <= 1.4 * 1100 + 3000
+        assert 1.3 * 300 <= ours.received_bytes <= 1.4 * 300 + 3000
+        return
     assert 1100 <= ours.sent_bytes <= 1100 + 3 * 9
     assert 300 <= ours.received_bytes <= 300 + 2 * 9
 
@@ -300,9 +305,9 @@ def test_closing_twice_and_using_what_is_closed(ends):
 
 def test_an_address_nobody_knows():
     for url in ("carrier-pigeon://x", "127.0.0.1:5555", ""):
-        with pytest.raises(ConfigError, match="tcp://, memory://"):
+        with pytest.raises(ConfigError, match="tcp://, http"):
             connect(url)
-        with pytest.raises(ConfigError, match="tcp://, memory://"):
+        with pytest.raises(ConfigError, match="tcp://, http"):
             listen(url)
 
 

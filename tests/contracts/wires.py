@@ -5,10 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from certificates import certificate
+
 from lightning_async import transport
 from lightning_async.transport import Connection, Listener
 
-START = {"tcp": "tcp://127.0.0.1:0", "memory": "memory://"}
+START = {
+    "tcp": "tcp://127.0.0.1:0",
+    "memory": "memory://",
+    "http": "http://127.0.0.1:0",
+    "https": "https://127.0.0.1:0",
+}
+COPIES = {"http", "https"}  # what turns every message into text
 
 
 @dataclass
@@ -19,10 +27,14 @@ class Ends:
     opened: list[Listener | Connection] = field(default_factory=list)
 
     def listen(self, url: str | None = None, **options: Any) -> Listener:
+        if self.scheme == "https":
+            options["certificate"] = certificate()
         self.opened.append(transport.listen(url or START[self.scheme], **options))
         return self.opened[-1]
 
     def connect(self, url: str, **options: Any) -> Connection:
+        if self.scheme == "https":
+            options["authority"] = certificate()
         self.opened.append(transport.connect(url, **options))
         return self.opened[-1]
 

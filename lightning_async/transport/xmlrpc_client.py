@@ -1,0 +1,231 @@
+"""A worker's end for networks that let only HTTP pass. Two threads: one puts messages, one polls for them.
+
+Each message has a number, and is said again until the server has taken it; what comes is acknowledged by the next poll.
+So a connection that breaks, or a proxy on the way that gives up, costs time and no message.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import logging
+import secrets
+import socket
+import ssl
+import threading
+from collections import deque
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lightning_async.errors import CallerError, ConfigError, NetworkError, ProtocolError
+from lightning_async.transport.addresses import EVERYWHERE, Address
+from lightning_async.transport.base import Connection, Count, Frame, Traffic
+from lightning_async.transport.mailbox import Mailbox
+from lightning_async.transport.xmlrpc_server import LARGEST_MESSAGE_BYTES, PATH, QUEUE, place
+from lightning_async.transport.xmlrpc_text import Parcel, call, parcel, plain, read_answer
+
+WAIT_S = 10.0  # for something to come, at the server
+LEAVE_S = 2.0  # for a server that may be gone
+ANSWER_S = 60.0  # a call that says nothing for this long is broken
+AGAIN_S, AGAIN_MAX_S = 0.1, 5.0
+TOO_LARGE = 413
+HEADER_BYTES = 200  # of HTTP, about
+log = logging.getLogger(__name__)
+
+
+def connect(
+    url: str,
+    *,
+    token: str = "",
+    authority: Path | None = None,
+    certificate: Path | None = None,
+    queue: int = QUEUE,
+    largest_message_bytes: int = LARGEST_MESSAGE_BYTES,
+) -> XmlRpcConnection:
+    """Dial `http://host:port` or `https://host:port`, now and whenever the line breaks. Returns at once.
+
+    `authority`: PEM file of who has signed the server's certificate; by default those that the system trusts.
+    `certificate`: PEM file of our own, with its key. Raises ConfigError for what cannot be used.
+    """
+    address, secure = place(url)
+    if address.host == EVERYWHERE or address.port == 0:
+        raise ConfigError(f"{url} is where a server may listen, not where one can be dialled; give its host and port")
+    context = _context(authority, certificate) if secure else None
+    return XmlRpcConnection(address, context, token, queue, largest_message_bytes)
+
+
+def _context(authority: Path | None, certificate: Path | None) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=authority)
+        if certificate is not None:
+            context.load_cert_chain(certificate)
+    except OSError as error:
+        raise ConfigError(f"cannot use {authority} or {certificate}: {error}") from error
+    return context
+
+
+class XmlRpcConnection(Connection):
+    def __init__(
+        self, address: Address, context: ssl.SSLContext | None, token: str, queue: int, largest_bytes: int
+    ) -> None:
+        self._url = address.url.replace("tcp", "http" if context is None else "https", 1)
+        self._largest_bytes, self._room, self._counted = largest_bytes, queue, Count()
+        self._session = secrets.token_hex(16)
+        self._outbox: deque[tuple[int, Parcel]] = deque()
+        self._sent = 0
+        self._changed = threading.Condition()
+        self._inbox: Mailbox[list[memoryview]] = Mailbox(queue)
+        self._closed = threading.Event()
+        self._caller = partial(_Caller, address, context, token, self._counted)
+        self._callers = (self._caller(), self._caller())
+        self._threads = [
+            threading.Thread(target=run, args=(caller,), name="lightning-async-http", daemon=True)
+            for run, caller in zip((self._put, self._poll), self._callers, strict=True)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def __repr__(self) -> str:
+        return f"<XmlRpcConnection {self._url} | up {self._counted.sent} B | down {self._counted.received} B>"
+
+    def send(self, frames: Sequence[Frame]) -> None:
+        self._check()
+        with self._changed:
+            if len(self._outbox) >= self._room:
+                raise NetworkError(f"{self._url} does not read: its queue of messages is full")
+            self._sent += 1
+            self._outbox.append((self._sent, plain(frames)))
+            self._changed.notify()
+
+    def receive(self, timeout_s: float) -> list[memoryview] | None:
+        self._check()
+        return self._inbox.take(timeout_s)
+
+    def wake(self) -> None:
+        self._inbox.wake()
+
+    def traffic(self) -> Traffic:
+        return self._counted.traffic()
+
+    def close(self) -> None:
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        with self._changed:
+            self._changed.notify_all()
+        for caller in self._callers:
+            caller.hang_up()
+        for thread in self._threads:
+            thread.join()
+        last = self._caller()
+        with contextlib.suppress(OSError, http.client.HTTPException, ProtocolError):
+            last.call("leave", self._session, timeout_s=LEAVE_S)
+        for caller in (*self._callers, last):
+            caller.close()
+        self._inbox.clear()
+
+    def _put(self, caller: _Caller) -> None:
+        while not self._closed.is_set():
+            with self._changed:
+                self._changed.wait_for(lambda: self._outbox or self._closed.is_set())
+                first = self._outbox[0] if self._outbox else None
+            if first is None or self._closed.is_set():
+                return
+            taken = self._asked(caller, "put", self._session, *first)
+            if taken is True:
+                with self._changed:
+                    self._outbox.popleft()
+
+    def _poll(self, caller: _Caller) -> None:
+        epoch, have = "", 0
+        while not self._closed.is_set():
+            found = self._asked(caller, "poll", self._session, epoch, have, int(WAIT_S * 1000))
+            if found is None:
+                continue
+            now, messages = found
+            have, epoch = (have if now == epoch else 0), now
+            for number, message in messages:
+                if number > have and self._deliver(parcel(message)):
+                    have = number
+
+    def _deliver(self, message: Parcel) -> bool:
+        """Put it where `receive` finds it, as soon as there is room."""
+        views = [memoryview(frame) for frame in message]
+        if any(len(view) > self._largest_bytes for view in views):
+            return True
+        while not self._inbox.put(views):
+            if self._closed.wait(0.02):
+                return False
+        return True
+
+    def _asked(self, caller: _Caller, method: str, *values: Any) -> Any:
+        """The answer; None when there was none, after a pause that grows."""
+        try:
+            found = caller.call(method, *values)
+        except (OSError, http.client.HTTPException, ProtocolError) as error:
+            if not self._closed.is_set():
+                log.debug("%s of %s: %s", method, self._url, error)
+                caller.close()
+                self.trouble = f"the last call ended so: {error}"
+                self._closed.wait(caller.pause())
+            return None
+        caller.calm()
+        return found
+
+    def _check(self) -> None:
+        if self._closed.is_set():
+            raise CallerError("this end is closed; open another one")
+
+
+class _Caller:
+    """One HTTP connection, dialled when it is needed. Its thread alone calls; `hang_up` may be called from another."""
+
+    def __init__(self, address: Address, context: ssl.SSLContext | None, token: str, counted: Count) -> None:
+        host, port = address.host, address.port
+        self._line = (
+            http.client.HTTPConnection(host, port, timeout=ANSWER_S)
+            if context is None
+            else http.client.HTTPSConnection(host, port, timeout=ANSWER_S, context=context)
+        )
+        self._headers = {"Content-Type": "text/xml", **({"Authorization": f"Bearer {token}"} if token else {})}
+        self._counted, self._again_s, self._hung_up = counted, AGAIN_S, False
+
+    def call(self, method: str, *values: Any, timeout_s: float = ANSWER_S) -> Any:
+        """Raises OSError, HTTPException, ProtocolError."""
+        text = call(method, *values)
+        self._line.timeout = timeout_s
+        if self._line.sock is None:
+            self._line.connect()
+        if self._hung_up:
+            raise ConnectionAbortedError("this end hangs up")
+        with contextlib.suppress(BrokenPipeError):  # refused before it was read; then the answer says why
+            self._line.request("POST", PATH, text, self._headers)
+        self._counted.sent += len(text) + HEADER_BYTES
+        response = self._line.getresponse()
+        body = response.read()
+        self._counted.received += len(body) + HEADER_BYTES
+        if response.status == TOO_LARGE:
+            return True  # it is gone, as over every transport
+        if response.status != 200:
+            raise ProtocolError(f"HTTP {response.status} {response.reason}")
+        return read_answer(body)
+
+    def pause(self) -> float:
+        """How long to wait after a failure, ever longer."""
+        self._again_s, now = min(2 * self._again_s, AGAIN_MAX_S), self._again_s
+        return now
+
+    def calm(self) -> None:
+        self._again_s = AGAIN_S
+
+    def hang_up(self) -> None:
+        self._hung_up = True
+        line = self._line.sock
+        if line is not None:
+            with contextlib.suppress(OSError):
+                line.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._line.close()

@@ -108,6 +108,7 @@ def run() -> int:
 def _open(line: str) -> Hosted:
     order = _order(line)
     config = read_config(order.get("config", {}))
+    from lightning_async.cli.doors import Guards
     from lightning_async.cli.hosting import host  # imports torch; what is wrong above is said before
 
     return host(
@@ -116,8 +117,7 @@ def _open(line: str) -> Hosted:
         str(order.get("address") or "tcp://127.0.0.1:0"),
         state_dir=order.get("state_dir"),
         events=order.get("events"),
-        public=order.get("public") is True,
-        keys=order.get("keys"),
+        guards=Guards(public=order.get("public") is True, keys=order.get("keys")),
         validation=order.get("validation"),
     )
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-from lightning_async.cli.keys import note_address
+from lightning_async.cli.doors import Guards, listening
 from lightning_async.cli.owner import private_of
 from lightning_async.config import RunConfig
 from lightning_async.errors import ConfigError
@@ -22,9 +21,6 @@ from lightning_async.server.private import Private
 from lightning_async.server.recorder import Recorder
 from lightning_async.server.recovery import recorded
 from lightning_async.telemetry import JsonLines, Prometheus, Sink
-from lightning_async.transport import Listener, listen
-from lightning_async.transport.addresses import is_loopback, parse
-from lightning_async.transport.keys import server_dir
 
 log = logging.getLogger(__name__)
 
@@ -69,20 +65,18 @@ def host(
     *,
     state_dir: str | None = None,
     events: str | None = None,
-    public: bool = False,
-    keys: str | None = None,
+    guards: Guards = Guards(),  # noqa: B008  frozen
     validation: str | None = None,
     metrics: str | None = None,
     keep: bool = False,
     snapshot_every_s: float = EVERY_S,
     snapshot_every_versions: int = 0,
 ) -> Hosted:
-    """A server of `config` that listens at `address`. Raises CallerError for whatever cannot be used.
+    """A server of `config` that listens at `address`, or at several with commas between them, and lets in whom `guards`
+    say. Raises CallerError for whatever cannot be used.
 
-    `keys`: folder of the server's keys; beyond this machine the usual one is looked for. `public`: do without there.
     `keep`: the journal in `state_dir` forgets nothing, so that `lightning-async replay` can begin at the beginning.
     """
-    options = _options(address, public, keys)
     with ExitStack() as undo:
         folder = _folder(state_dir) if state_dir else None
         lock = undo.enter_context(closing(_locked(folder))) if folder is not None else None
@@ -91,30 +85,14 @@ def host(
         sinks += [Prometheus(_file(metrics))] if metrics else []
         if folder is None:
             coordinator = Coordinator(config, run, private, secrets.token_hex(16))
-            return Hosted(Service(coordinator, _listening(address, options), sinks))
+            return Hosted(Service(coordinator, listening(address, guards), sinks))
         recorder = undo.enter_context(closing(_recorded(config, run, folder, private, keep)))
         every = snapshot_every_versions or None
         keeper = Keeper(folder, snapshot_every_s, every_versions=every, commits=recorder.commits, prunes=not keep)
-        listener = _listening(address, options)
+        listener = listening(address, guards)
         service = Service(recorder.coordinator, listener, sinks, keeper=keeper, recorder=recorder)
         undo.pop_all()
         return Hosted(service, lock)
-
-
-def _options(address: str, public: bool, keys: str | None) -> dict[str, Any]:
-    """What the transport is told of who may come in."""
-    if not address.startswith("tcp://"):
-        return {}
-    folder = Path(keys).expanduser() if keys else server_dir()
-    wanted = bool(keys) or not (public or is_loopback(parse(address).host))
-    return {"public": public, "keys": folder if wanted and (keys or folder.exists()) else None}
-
-
-def _listening(address: str, options: Mapping[str, Any]) -> Listener:
-    listener = listen(address, **options)
-    if options.get("keys") is not None:
-        note_address(options["keys"], listener.address)
-    return listener
 
 
 def _folder(state_dir: str) -> Path:

@@ -32,7 +32,11 @@ class Place:
     """Where a run is served and what is kept of it.
 
     Args:
-        address: where workers dial. Port 0 takes a free one, see the line that is printed.
+        address: where workers dial. Port 0 takes a free one, see the line that is printed. Several have commas between
+            them: tcp://127.0.0.1:5555,http://127.0.0.1:8080 also serves networks that let only HTTP pass.
+        http_token: file with the text that callers over http and https must have, in their $LIGHTNING_ASYNC_HTTP_TOKEN.
+        http_certificate: PEM file with the chain and key for https.
+        http_clients: PEM file; callers over https must have a certificate that it has signed.
         keys: folder of the server's keys (`lightning-async keys server`): everything is encrypted, and only keys of
             its list come in. Beyond this machine they are needed, and ~/.config/lightning_async/server is looked for.
         public: listen beyond this machine without keys: whoever reaches the port may join and read, and nothing is
@@ -50,6 +54,9 @@ class Place:
     """
 
     address: str = "tcp://127.0.0.1:5555"
+    http_token: str | None = None
+    http_certificate: str | None = None
+    http_clients: str | None = None
     keys: str | None = None
     public: bool = False
     state_dir: str | None = None
@@ -111,16 +118,17 @@ def attended(config: RunConfig, place: Place, supervisor: int | None) -> int:
     attendant = Attendant(supervisor)
     signal.signal(signal.SIGINT, attendant.signalled)
     signal.signal(signal.SIGTERM, attendant.signalled)
+    from lightning_async.cli.doors import Guards
     from lightning_async.cli.hosting import host  # imports torch; what is wrong above is said before
 
+    guards = Guards(place.public, place.keys, place.http_token, place.http_certificate, place.http_clients)
     with host(
         config,
         place.run,
         place.address,
         state_dir=place.state_dir,
         events=place.events,
-        public=place.public,
-        keys=place.keys,
+        guards=guards,
         validation=place.validation,
         metrics=place.metrics,
         keep=place.keep_journal,

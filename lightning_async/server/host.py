@@ -15,6 +15,7 @@ from lightning_async.server.private import Private, Validation
 from lightning_async.server.service import Service
 from lightning_async.telemetry import Sink
 from lightning_async.transport import listen
+from lightning_async.transport.several import several
 
 
 class ServerThread:
@@ -34,7 +35,8 @@ class ServerThread:
         private = Private(secrets.randbits(62), validation)
         self.coordinator = Coordinator(config, "local", private, secrets.token_hex(16))
         options = {} if keys is None else {"keys": keys}
-        self._service = Service(self.coordinator, listen(address, **options), sinks)
+        doors = [listen(each, **(options if each.startswith("tcp://") else {})) for each in address.split(",")]
+        self._service = Service(self.coordinator, several(doors), sinks)
         self.address = self._service.address
         self._why = ""
         self._thread = threading.Thread(target=self._run, name="lightning-async-server", daemon=True)

@@ -34,6 +34,7 @@ from lightning_async.strategy.epochs import terms
 from lightning_async.strategy.rounds import RoundHooks
 from lightning_async.strategy.session import Session, check_module
 from lightning_async.strategy.trials import TrialHooks
+from lightning_async.worker.line import Line
 from lightning_async.worker.tampering import tampering
 
 LAST_WORDS_S = 0.5  # once training is being stopped: how long the server may take for what a last checkpoint needs
@@ -69,8 +70,8 @@ class AsyncWANHooks(RoundHooks, TrialHooks, CheckpointHooks):
         data: "shared" gives each worker its own samples of data that all have; "own" leaves the loaders as they are.
         name: of this worker in status and logs; by default its key's, or host, rank and a random part.
         key: this worker's key file; by default $LIGHTNING_ASYNC_KEY or what `lightning-async join` made; "none": none.
-        link: for tests and demos, a line to the server that is worse than the real one: "cellular(loss=0.02)"
-            (docs/networks.md); every rank gets one of its own.
+        link: for tests and demos, a line that is worse than the real one: "cellular(loss=0.02)" (docs/networks.md).
+        fallback: where to go, as long as `server` does not answer, in a network that lets only HTTP pass: "https://...".
         attack: for experiments (LIGHTNING_ASYNC_EXPERIMENT=1), what becomes of its updates: "sign_flip(k=10.0)".
         accelerator: as for every Lightning strategy, and so are the rest.
     """
@@ -102,6 +103,7 @@ class AsyncWANHooks(RoundHooks, TrialHooks, CheckpointHooks):
         name: str | None = None,
         key: str | None = None,
         link: str | Link | None = None,
+        fallback: str | None = None,
         attack: str | None = None,
         accelerator: Any = None,
         parallel_devices: list[torch.device] | None = None,
@@ -131,7 +133,7 @@ class AsyncWANHooks(RoundHooks, TrialHooks, CheckpointHooks):
         self.server, self._state_dir, self._data, self._name = server, state_dir, data, name or ""
         if data not in ("shared", "own"):
             raise ConfigError(f'data: got {data!r}, expected "shared" or "own"')
-        self._link = None if link is None else links.link(link)
+        self._link, self._fallback = None if link is None else links.link(link), fallback
         self._attack, self._key = attack, key
         if attack is not None:
             tampering(attack, "")  # says at once what cannot be
@@ -158,16 +160,8 @@ class AsyncWANHooks(RoundHooks, TrialHooks, CheckpointHooks):
         self._stopping_since = None
         if self._fitting:
             self._fits, self._last = self._fits + 1, {}
-            self._session = Session(
-                self._given,
-                self._place(),
-                self._state_dir,
-                self._name,
-                self._give_up,
-                self._running,
-                self._link,
-                self._key,
-            )
+            line, asks = Line(self._link, self.global_rank, self._fallback), (self._give_up, self._running)
+            self._session = Session(self._given, self._place(), self._state_dir, self._name, *asks, line, self._key)
             self._session.open()
 
     @property

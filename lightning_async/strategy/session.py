@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from lightning_async.errors import AsyncWANError, ConfigError, RefusedError
-from lightning_async.links import Link
 from lightning_async.strategy.arguments import Given
 from lightning_async.strategy.data import Run, Shares
 from lightning_async.strategy.embedded import EmbeddedServer
@@ -44,7 +43,7 @@ class Session:
         name: of this worker; empty for one that is made up.
         give_up: asked in every wait; True when training is being stopped.
         running: rank -> whether that process of the launch still runs, as far as this one can know.
-        link: a line that this worker is to have to the server.
+        line: over which the server is dialled; closed in the end.
         key: file with the key for the server; None for the usual one (transport/keys.py).
     """
 
@@ -56,15 +55,17 @@ class Session:
         name: str,
         give_up: Callable[[], bool],
         running: Callable[[int], bool],
-        link: Link | None = None,
+        line: Line,
         key: str | None = None,
     ) -> None:
         self._given, self._name, self._running = given, name, running
-        self._line = Line(link, seed=place.rank)
+        self._line = line
         self._asked_to_give_up = give_up
         self._place = place if place.alone else replace(place, group=next_name(place.group))
         self._state_dir = state_dir
         self._key = None if place.embedded else key_for(place.address, key)
+        if self._key is not None:
+            line.forbid_fallback()
         self._watch = Watch()
         self._server: Supervisor | None = None
         self._closing = False

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import logging
+import os
 import secrets
 import socket
 import ssl
@@ -26,6 +27,7 @@ from lightning_async.transport.mailbox import Mailbox
 from lightning_async.transport.xmlrpc_server import LARGEST_MESSAGE_BYTES, PATH, QUEUE, place
 from lightning_async.transport.xmlrpc_text import Parcel, call, parcel, plain, read_answer
 
+TOKEN, CERTIFICATE = "LIGHTNING_ASYNC_HTTP_TOKEN", "LIGHTNING_ASYNC_HTTP_CERTIFICATE"
 WAIT_S = 10.0  # for something to come, at the server
 LEAVE_S = 2.0  # for a server that may be gone
 ANSWER_S = 60.0  # a call that says nothing for this long is broken
@@ -38,7 +40,7 @@ log = logging.getLogger(__name__)
 def connect(
     url: str,
     *,
-    token: str = "",
+    token: str | None = None,
     authority: Path | None = None,
     certificate: Path | None = None,
     queue: int = QUEUE,
@@ -47,11 +49,15 @@ def connect(
     """Dial `http://host:port` or `https://host:port`, now and whenever the line breaks. Returns at once.
 
     `authority`: PEM file of who has signed the server's certificate; by default those that the system trusts.
-    `certificate`: PEM file of our own, with its key. Raises ConfigError for what cannot be used.
+    `certificate`: PEM file of our own, with its key. By default token and certificate are those of the environment,
+    $LIGHTNING_ASYNC_HTTP_TOKEN and $LIGHTNING_ASYNC_HTTP_CERTIFICATE. Raises ConfigError for what cannot be used.
     """
     address, secure = place(url)
     if address.host == EVERYWHERE or address.port == 0:
         raise ConfigError(f"{url} is where a server may listen, not where one can be dialled; give its host and port")
+    token = os.environ.get(TOKEN, "") if token is None else token
+    own = os.environ.get(CERTIFICATE, "")
+    certificate = Path(own) if certificate is None and own else certificate
     context = _context(authority, certificate) if secure else None
     return XmlRpcConnection(address, context, token, queue, largest_message_bytes)
 

@@ -12,6 +12,7 @@ import hmac
 import logging
 import socket
 import ssl
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -207,7 +208,13 @@ class _Server(ThreadingMixIn, TCPServer):
                 line.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        self.listener.refuse("broken connection")
+        error = sys.exc_info()[1]
+        if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+            self.listener.refuse("TLS without what is asked for")
+        elif isinstance(error, OSError):
+            log.debug("a caller has hung up: %s", error)
+        else:
+            log.error("a call over HTTP failed", exc_info=error)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -39,6 +39,7 @@ class AsyncOptimizer(torch.optim.Optimizer):
         server: address of a running server, `tcp://host:port`.
         name: of this worker; by default one that nobody else has.
         link: for tests and demos, a line to the server that is worse than the real one: "cellular" (docs/networks.md).
+        fallback: where to go, as long as `server` does not answer, in a network that lets only HTTP pass: "https://...".
         attack: for experiments that are marked as such, what this worker does to its updates: "sign_flip(k=10.0)".
         key: file with this worker's key (`lightning-async join` makes it); "none" for a server without keys beyond this
             machine. By default $LIGHTNING_ASYNC_KEY, or the one that was made for this server.
@@ -58,14 +59,17 @@ class AsyncOptimizer(torch.optim.Optimizer):
         attack: str | None = None,
         batch_size: int = 1,
         link: str | Link | None = None,
+        fallback: str | None = None,
         key: str | Path | None = None,
     ) -> None:
         super().__init__(optimizer.param_groups, optimizer.defaults)
         self.param_groups, self.state = optimizer.param_groups, optimizer.state
         self._wrapped, self._batch_size = optimizer, batch_size
         given = {key: repr(value) for key, value in (claims or {}).items()}
-        self._line = Line(None if link is None else links.link(link))
+        self._line = Line(None if link is None else links.link(link), fallback=fallback)
         identity = Identity(name=name, key=key_for(server, key))
+        if identity.key is not None:
+            self._line.forbid_fallback()
         self.engine = Engine(server, module, [optimizer], identity, given, world=self._line.world)
         if attack is not None:
             self.engine.tamper = tampering(attack, self.engine.name)

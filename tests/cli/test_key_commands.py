@@ -11,6 +11,7 @@ import pytest
 from eventually import ENOUGH_S, eventually
 
 from lightning_async.cli import main as cli
+from lightning_async.cli.doors import Guards
 from lightning_async.cli.hosting import Hosted, host
 from lightning_async.cli.keys import seconds
 from lightning_async.cli.serve import configured
@@ -55,7 +56,9 @@ def owner(person: type[Person]) -> Person:
 @pytest.fixture
 def server(owner: Person) -> Iterator[Hosted]:
     ending: list[str] = []
-    hosted = host(RunConfig(), "run", "tcp://127.0.0.1:0", keys=str(owner.home / "lightning_async" / "server"))
+    hosted = host(
+        RunConfig(), "run", "tcp://127.0.0.1:0", guards=Guards(keys=str(owner.home / "lightning_async" / "server"))
+    )
     thread = threading.Thread(target=hosted.serve, args=(lambda: "".join(ending), lambda: True), daemon=True)
     with hosted:
         thread.start()
@@ -176,7 +179,7 @@ def test_the_usual_keys_are_found_beyond_this_machine(
     assert server_dir().exists()
     with host(RunConfig(), "run", "tcp://*:0") as hosted:
         assert hosted.service._listener.door is not None
-    with host(RunConfig(), "run", "tcp://*:0", public=True) as hosted:
+    with host(RunConfig(), "run", "tcp://*:0", guards=Guards(public=True)) as hosted:
         assert hosted.service._listener.door is None
     with host(RunConfig(), "run", "tcp://127.0.0.1:0") as hosted:
         assert hosted.service._listener.door is None

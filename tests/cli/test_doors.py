@@ -1,0 +1,65 @@
+"""Where a server listens and who may come in, as `serve` puts it together."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from certificates import certificate
+from eventually import ENOUGH_S
+
+from lightning_async import transport
+from lightning_async.cli.doors import Guards, listening
+from lightning_async.errors import ConfigError
+from lightning_async.transport.several import Several
+
+
+def told(tmp_path: Path, text: str = "some random text\n", mode: int = 0o600) -> str:
+    path = tmp_path / "token.txt"
+    path.write_text(text)
+    path.chmod(mode)
+    return str(path)
+
+
+def test_several_addresses_with_a_token_for_http(tmp_path: Path) -> None:
+    guards = Guards(token=told(tmp_path), certificate=str(certificate()))
+    with closing(listening("tcp://127.0.0.1:0, http://127.0.0.1:0,https://127.0.0.1:0", guards)) as listener:
+        assert isinstance(listener, Several)
+        assert [address.partition(":")[0] for address in listener.addresses] == ["tcp", "http", "https"]
+        known = {"token": "some random text"}
+        for address, options in zip(
+            listener.addresses, ({}, known, {**known, "authority": certificate()}), strict=True
+        ):
+            with closing(transport.connect(address, **options)) as end:
+                end.send([b"hello"])
+                assert listener.receive(ENOUGH_S) is not None
+        assert listener._all[1].refused == {}
+
+
+def test_one_address_is_what_it_was() -> None:
+    with closing(listening("tcp://127.0.0.1:0", Guards())) as listener:
+        assert not isinstance(listener, Several)
+
+
+def test_when_one_cannot_be_used_none_is_left_open() -> None:
+    with closing(transport.listen("tcp://127.0.0.1:0")) as taken:
+        free = "http://127.0.0.1:0"
+        with pytest.raises(ConfigError, match="cannot listen"):
+            listening(f"{free},{taken.address}", Guards())
+
+
+@pytest.mark.parametrize(("text", "mode", "says"), [("\n", 0o600, "holds no token"), ("x", 0o644, "others on this")])
+def test_a_token_that_cannot_be_used(text: str, mode: int, says: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=says):
+        listening("http://127.0.0.1:0", Guards(token=told(tmp_path, text, mode)))
+
+
+def test_a_server_with_keys_has_no_http(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lightning_async.cli.main import main
+
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert main(["keys", "server"]) == 0
+    keys = str(tmp_path / "lightning_async" / "server")
+    with pytest.raises(ConfigError, match="takes nobody over HTTP"):
+        listening("tcp://127.0.0.1:0,http://127.0.0.1:0", Guards(keys=keys))

@@ -97,6 +97,7 @@ class Doorkeeper:
                 while self._outcasts:
                     self._connections.put_out(self._outcasts.popleft())
                 while self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:  # type: ignore[operator,arg-type]
+                    self._connections.look()  # so that nobody is let in of whom it does not know
                     self._answer(self._socket.recv_multipart(zmq.NOBLOCK))
         finally:
             self._connections.close()

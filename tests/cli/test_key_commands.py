@@ -35,7 +35,8 @@ class Person:
             here.setenv("XDG_CONFIG_HOME", str(self.home))
             here.delenv(VARIABLE, raising=False)
             here.setattr("sys.stdin", io.StringIO(stdin))
-            code = cli.main([str(word) for word in words])
+            asks = words[0] in ("join", "status", "stop", "snapshot") or "--server" in words
+            code = cli.main([*map(str, words), *([f"--timeout={ENOUGH_S}"] if asks else [])])
         return code, *self._capsys.readouterr()
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from eventually import ENOUGH_S
 from processes import Program, address_of
 
 TRAIN = """
@@ -41,7 +42,8 @@ def server(tmp_path: Path) -> Iterator[Program]:
 
 def said(tmp_path: Path, who: str, *words: str) -> subprocess.CompletedProcess[str]:
     """`lightning-async words`, by somebody with a home of his own."""
-    command = [sys.executable, "-m", "lightning_async", *words]
+    asks = [f"--timeout={ENOUGH_S}"] if words[0] in ("join", "status") else []
+    command = [sys.executable, "-m", "lightning_async", *words, *asks]
     with Program(command, tmp_path / who, {"XDG_CONFIG_HOME": str(tmp_path / who)}) as program:
         code = program.wait()
         return subprocess.CompletedProcess(command, code, program.output)

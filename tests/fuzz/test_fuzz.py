@@ -35,7 +35,7 @@ def test_the_corpus_is_read(name: str) -> None:
 
 @EVERY
 def test_a_few_random_changes(name: str) -> None:
-    report = driver.fuzz(name, 1500, seed=random.SystemRandom().randrange(2**32))
+    report = driver.fuzz(name, 1500, seed=0)
     assert report["inputs"] == 1500
     assert int(str(report["grown_mib"])) < 100, report
 

@@ -133,18 +133,20 @@ def test_a_message_of_many_frames_counts_as_one(honest: Honest, ring: Keyring) -
     honest.is_served()
 
 
-def test_connections_from_one_address_are_bounded(honest: Honest) -> None:
+def test_connections_from_one_address_are_bounded(ring: Keyring, monkeypatch: pytest.MonkeyPatch) -> None:
     """600 of them, well below what this process may open; each that is too many is closed at once."""
+    monkeypatch.setattr(zeromq_endpoint, "HANDSHAKE_S", 600.0)  # which is not what ends them here
     most = zeromq_connections.MOST_FROM_ONE_ADDRESS
-    with contextlib.ExitStack() as stack:
+    with Honest(ring) as honest, contextlib.ExitStack() as stack:
         many = [stack.enter_context(socket.create_connection(honest.place, timeout=ENOUGH_S)) for _ in range(600)]
         eventually(lambda: honest.count("too many connections") >= 600 - most)
         honest.is_served()
         assert honest.listener._connections is not None
         eventually(lambda: len(honest.listener._connections._open) <= most)
-        assert many
-    honest.is_served()
-    eventually(lambda: len(honest.listener._connections._open) == 1)
+        for line in many:
+            line.close()
+        honest.is_served()
+        eventually(lambda: len(honest.listener._connections._open) == 1)
 
 
 def test_strangers_who_say_nothing_or_everything_slowly_are_dropped(
@@ -201,6 +203,7 @@ def strict(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conduct, "MESSAGES_S", 1.0)
     monkeypatch.setattr(conduct, "MOST_FORGIVEN", 10.0)
     monkeypatch.setattr(conduct, "FORGIVEN_S", 0.001)
+    monkeypatch.setattr(conduct, "BAN_S", 3600.0)
 
 
 @pytest.mark.usefixtures("strict")
@@ -216,7 +219,7 @@ def test_who_shouts_is_put_out_and_stays_out(honest: Honest, ring: Keyring) -> N
             heard += arrived is not None and honest.door.hears(arrived[0])
             with contextlib.suppress(zmq.Again):
                 line.send_multipart([b"", b"x"], zmq.NOBLOCK)
-    assert heard <= 60
+    assert heard < 50 + ENOUGH_S
     assert honest.count("too fast") == 11
     honest.is_served()
 

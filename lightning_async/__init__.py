@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightning_async.config import RunConfig as RunConfig
+    from lightning_async.keeping import StateDir as StateDir
     from lightning_async.strategy.lightning import AsyncWANStrategy as AsyncWANStrategy
     from lightning_async.worker import AsyncOptimizer as AsyncOptimizer
 
 __version__ = "0.1.0"
-__all__ = ["AsyncOptimizer", "AsyncWANStrategy", "RunConfig"]
+__all__ = ["AsyncOptimizer", "AsyncWANStrategy", "RunConfig", "StateDir"]
 
 
 def __getattr__(name: str) -> Any:
@@ -27,6 +28,8 @@ def __getattr__(name: str) -> Any:
         value = _strategy()
     elif name == "AsyncOptimizer":
         from lightning_async.worker import AsyncOptimizer as value
+    elif name == "StateDir":
+        from lightning_async.keeping import StateDir as value
     elif name == "RunConfig":
         from lightning_async.config import RunConfig as value
     else:

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 STDIN = 0
 LONGEST_LINE_BYTES = 2**20
 log = logging.getLogger(__name__)
-KEYS = {"config", "address", "state_dir", "events", "run", "public", "keys", "validation"}
+KEPT = ("keep_journal", "snapshot_every_s", "snapshot_every_versions")  # of the state_dir
+KEYS = {"config", "address", "state_dir", *KEPT, "events", "run", "public", "keys", "validation"}
 
 
 class Owner:
@@ -110,12 +111,16 @@ def _open(line: str) -> Hosted:
     config = read_config(order.get("config", {}))
     from lightning_async.cli.doors import Guards
     from lightning_async.cli.hosting import host  # imports torch; what is wrong above is said before
+    from lightning_async.server.keeper import EVERY_S
 
     return host(
         config,
         str(order.get("run") or "embedded"),
         str(order.get("address") or "tcp://127.0.0.1:0"),
         state_dir=order.get("state_dir"),
+        keep=order.get("keep_journal") is True,
+        snapshot_every_s=float(order.get("snapshot_every_s", EVERY_S)),
+        snapshot_every_versions=int(order.get("snapshot_every_versions", 0)),
         events=order.get("events"),
         guards=Guards(public=order.get("public") is True, keys=order.get("keys")),
         validation=order.get("validation"),

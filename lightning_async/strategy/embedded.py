@@ -20,6 +20,7 @@ from typing import IO
 
 from lightning_async.config import RunConfig
 from lightning_async.errors import ConfigError, NetworkError
+from lightning_async.keeping import StateDir, in_words
 from lightning_async.restarts import own_group
 
 SLICE_S = 0.05
@@ -48,7 +49,7 @@ class EmbeddedServer:
     def start(
         cls,
         config: RunConfig,
-        state_dir: str | Path | None = None,
+        state_dir: str | Path | StateDir | None = None,
         events: str | Path | None = None,
         address: str = LOCAL,
         run: str = "embedded",
@@ -65,7 +66,7 @@ class EmbeddedServer:
     def begin(
         cls,
         config: RunConfig,
-        state_dir: str | Path | None = None,
+        state_dir: str | Path | StateDir | None = None,
         events: str | Path | None = None,
         address: str = LOCAL,
         run: str = "embedded",
@@ -76,7 +77,7 @@ class EmbeddedServer:
         order = {
             "config": config.as_dict(),
             "address": address,
-            "state_dir": None if state_dir is None else str(state_dir),
+            **in_words(state_dir),
             "events": None if events is None else str(events),
             "run": run,
             "public": public,

@@ -22,6 +22,7 @@ from lightning_async import links
 from lightning_async.aggregation import Aggregator, Filter
 from lightning_async.codecs import Codec
 from lightning_async.errors import ConfigError
+from lightning_async.keeping import StateDir
 from lightning_async.links import Link
 from lightning_async.outer import Outer
 from lightning_async.scheduling import Predictor, Scheduler
@@ -65,7 +66,8 @@ class AsyncWANHooks(RoundHooks, TrialHooks, CheckpointHooks):
         scheduler: which shared samples a worker gets that asks: "first_come" (the default), "priority", "capability",
             "gale_shapley", "own(path='module:function')". predictor: "ewma" or "least_squares", what it plans with.
         total_steps: end the run for everybody when the accepted updates hold this many local optimizer steps.
-        state_dir: folder where an embedded server keeps its state: one that dies, and the next run, go on from there.
+        state_dir: folder where an embedded server keeps its state: one that dies, and the next run, go on from there. A
+            `StateDir` says also how much is kept.
         validation: of an embedded server, for zeno: a function of a module, or "module:function" (server/private.py).
         data: "shared" gives each worker its own samples of data that all have; "own" leaves the loaders as they are.
         name: of this worker in status and logs; by default its key's, or host, rank and a random part.
@@ -97,7 +99,7 @@ class AsyncWANHooks(RoundHooks, TrialHooks, CheckpointHooks):
         scheduler: str | dict[str, Any] | Scheduler | None = None,
         predictor: str | dict[str, Any] | Predictor | None = None,
         total_steps: int | None = None,
-        state_dir: str | None = None,
+        state_dir: str | StateDir | None = None,
         validation: str | Validation | None = None,
         data: Literal["shared", "own"] = "shared",
         name: str | None = None,

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from lightning_async.errors import ConfigError
+from lightning_async.keeping import StateDir
 from lightning_async.strategy import launch, naming
 from lightning_async.strategy.group import Place
 
@@ -23,7 +24,7 @@ class RankHooks:
     parallel_devices: list[torch.device] | None
     cluster_environment: Any
     num_nodes: int
-    _state_dir: str | None
+    _state_dir: str | StateDir | None
     # What the Lightning base class and build.py add.
     _launcher: Any
     _make_launcher: Any

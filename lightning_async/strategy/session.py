@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_async.errors import AsyncWANError, ConfigError, RefusedError
+from lightning_async.keeping import StateDir
 from lightning_async.strategy.arguments import Given
 from lightning_async.strategy.data import Run, Shares
 from lightning_async.strategy.embedded import EmbeddedServer
@@ -51,7 +52,7 @@ class Session:
         self,
         given: Given,
         place: Place,
-        state_dir: str | None,
+        state_dir: str | StateDir | None,
         name: str,
         give_up: Callable[[], bool],
         running: Callable[[int], bool],

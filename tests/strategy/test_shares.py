@@ -174,6 +174,7 @@ ALONE = {
         "own batch sampler Batches",
     ),
     "no batches": (lambda: DataLoader(Numbered(), batch_size=None), "batch_size=None"),
+    "in any order": (lambda: numbered(num_workers=1, in_order=False), "in any order"),
     "no DataLoader": (lambda: Plain(), "a Plain, not a DataLoader"),
 }
 

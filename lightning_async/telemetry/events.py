@@ -13,27 +13,30 @@ class Event:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Joined(Event):
+class OfWorker(Event):
+    """Anything that happened to one worker, by its name."""
+
     worker: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Joined(OfWorker):
     again: bool
 
 
 @dataclass(frozen=True, kw_only=True)
-class Left(Event):
-    worker: str
+class Left(OfWorker):
     why: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Initialised(Event):
-    worker: str
+class Initialised(OfWorker):
     parameters: int
     buffers: int
 
 
 @dataclass(frozen=True, kw_only=True)
-class Accepted(Event):
-    worker: str
+class Accepted(OfWorker):
     seq: int
     staleness: int
     steps: int
@@ -43,26 +46,23 @@ class Accepted(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Traffic(Event):
+class Traffic(OfWorker):
     """What has passed a worker's sockets since its process began, framing included, as it counts there itself."""
 
-    worker: str
     sent_bytes: int
     received_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
-class CodecChanged(Event):
+class CodecChanged(OfWorker):
     """A worker's upload codec has several rungs, and its accepted update was of another one than those before."""
 
-    worker: str
     before: str
     after: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Refused(Event):
-    worker: str
+class Refused(OfWorker):
     reason: str
     detail: str
 
@@ -78,38 +78,34 @@ class Stepped(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dropped(Event):
+class Dropped(OfWorker):
     """A filter did not let the accepted update `seq` of `worker` make a step."""
 
-    worker: str
     seq: int
     why: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class RoundSized(Event):
+class RoundSized(OfWorker):
     """The next rounds of `worker` have `after` optimizer steps instead of `before`."""
 
-    worker: str
     before: int
     after: int
 
 
 @dataclass(frozen=True, kw_only=True)
-class Returned(Event):
+class Returned(OfWorker):
     """Samples leased to `worker`, or in an update of it, go back to be trained on by whoever comes: `why`."""
 
-    worker: str
     stream: str
     samples: int
     why: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Late(Event):
+class Late(OfWorker):
     """A barrier goes on without `worker`, after this long; it waits for it again once it has sent an update."""
 
-    worker: str
     waited_s: float
 
 
@@ -160,17 +156,15 @@ class Copied(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quarantined(Event):
+class Quarantined(OfWorker):
     """From now on the updates of `worker` are refused, until the run is at version `until` or it is pardoned."""
 
-    worker: str
     score: float
     until: int
 
 
 @dataclass(frozen=True, kw_only=True)
-class Released(Event):
-    worker: str
+class Released(OfWorker):
     why: str
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from lightning_async.cli.keys import note_address
 from lightning_async.errors import ConfigError
 from lightning_async.transport import Listener, listen
 from lightning_async.transport.addresses import is_loopback, parse
+from lightning_async.transport.door import Door
 from lightning_async.transport.keys import read_private, server_dir
 from lightning_async.transport.several import several
 
@@ -34,30 +36,38 @@ def listening(addresses: str, guards: Guards) -> Listener:
     """
     with ExitStack() as undo:
         found = []
-        for address in (part.strip() for part in addresses.split(",")):
-            options = _options(address, guards)
-            found.append(undo.enter_context(closing(listen(address, **options))))
-            if options.get("keys") is not None:
-                note_address(options["keys"], found[-1].address)
-        if len(found) > 1 and any(each.door is not None for each in found) and any(_is_http(e.address) for e in found):
-            raise ConfigError("a server with keys takes nobody over HTTP, which has none: leave the http address out")
+        wanted = [part.strip() for part in addresses.split(",")]
+        door = _door(wanted, guards)
+        for address in wanted:
+            found.append(undo.enter_context(closing(listen(address, **_options(address, guards, door)))))
+        if door is not None:
+            note_address(door.folder, found[0].address)
         undo.pop_all()
         return several(found)
+
+
+def _door(addresses: Sequence[str], guards: Guards) -> Door | None:
+    """The one of all addresses, where one of them needs keys: what comes in by another must not pass for a key's."""
+    folder = Path(guards.keys).expanduser() if guards.keys else server_dir()
+    far = [a for a in addresses if a.startswith("tcp://") and not is_loopback(parse(a).host)]
+    if not guards.keys and (guards.public or not far or not folder.exists()):
+        return None
+    if any(_is_http(address) for address in addresses):
+        raise ConfigError("a server with keys takes nobody over HTTP, which has none: leave the http address out")
+    return Door(folder)
 
 
 def _is_http(address: str) -> bool:
     return address.startswith(("http://", "https://"))
 
 
-def _options(address: str, guards: Guards) -> dict[str, Any]:
+def _options(address: str, guards: Guards, door: Door | None) -> dict[str, Any]:
     """What the transport is told of who may come in."""
     if _is_http(address):
         return _http_options(address, guards)
     if not address.startswith("tcp://"):
         return {}
-    folder = Path(guards.keys).expanduser() if guards.keys else server_dir()
-    wanted = bool(guards.keys) or not (guards.public or is_loopback(parse(address).host))
-    return {"public": guards.public, "keys": folder if wanted and (guards.keys or folder.exists()) else None}
+    return {"public": guards.public, "keys": door}
 
 
 def _http_options(address: str, guards: Guards) -> dict[str, Any]:

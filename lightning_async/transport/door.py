@@ -36,7 +36,7 @@ class Door:
         self._next, self._edition = 0.0, self._allowed.edition
         self.counts: Counter[str] = Counter()
         self._conduct = Conduct()
-        self.put_out: Callable[[bytes], None] = lambda key: None  # the transport cuts the lines of a key
+        self.cuts: list[Callable[[bytes], None]] = []  # of its listeners: ends the lines of a key
 
     def knock(self, key: bytes) -> bool:
         """Whether this key may come in: one of the list, or any while an invitation waits for somebody."""
@@ -66,7 +66,8 @@ class Door:
         key = peer[-KEY_BYTES:]
         if self._conduct.blame(self._record(key), self._clock()):
             log.warning("%s was put out for %.0f s: %s", self.caller(peer).name or "an unknown key", BAN_S, why)
-            self.put_out(key)
+            for cut in self.cuts:
+                cut(key)
 
     def _record(self, key: bytes) -> bytes:
         return key if key in self._allowed.callers else b""

@@ -32,7 +32,9 @@ class Several(Listener):
             raise ConfigError(f"got {len(listeners)} addresses to listen at, expected 1 to {MOST}")
         self._all = tuple(listeners)
         self.address, self.addresses = self._all[0].address, tuple(each.address for each in self._all)
-        self.door = next((each.door for each in self._all if each.door is not None), None)
+        self.door = self._all[0].door
+        if any(each.door is not self.door for each in self._all):
+            raise ConfigError("one address asks for keys and another does not, or for others: give all the same door")
         self._turn, self._woken = 0, threading.Event()
         # One listener is waited on; the others wake it, or are looked at in between.
         self._first = next((each for each in self._all if not isinstance(each, XmlRpcListener)), self._all[0])

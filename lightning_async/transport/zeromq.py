@@ -55,12 +55,13 @@ OTHER_FAMILY_S = 2.0  # a host name that does not answer is tried over IPv6, the
 def listen(
     url: str,
     *,
-    keys: Path | None = None,
+    keys: Path | Door | None = None,
     public: bool = False,
     queue: int = SEND_QUEUE,
     largest_message_bytes: int = LARGEST_MESSAGE_BYTES,
 ) -> ZeroMQListener:
-    """Bind `tcp://host:port`; port 0 takes a free one, see `address`. `keys`: the folder of the server's keys.
+    """Bind `tcp://host:port`; port 0 takes a free one, see `address`. `keys`: the folder of the server's keys, or
+    the door that it shares with another listener.
 
     Raises ConfigError for a malformed or taken address, for keys that cannot be used, and for an address beyond this
     machine without keys unless `public`.
@@ -73,7 +74,7 @@ def listen(
             f"{address.port} and let workers in through a tunnel; or, inside a network that you trust, do without "
             "keys: --public, public=True"
         )
-    return ZeroMQListener(address, queue, largest_message_bytes, None if keys is None else Door(keys))
+    return ZeroMQListener(address, queue, largest_message_bytes, Door(keys) if isinstance(keys, Path) else keys)
 
 
 def connect(

@@ -69,7 +69,7 @@ class Doorkeeper:
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], door: Door, connections: Connections) -> None:
         self._door, self._bell, self._connections = door, Bell(), connections
         self._outcasts: deque[bytes] = deque()
-        door.put_out = self._outcasts.append
+        door.cuts.append(self._outcasts.append)
         self._closed = threading.Event()
         self._socket = context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, 0)

@@ -63,3 +63,20 @@ def test_a_server_with_keys_has_no_http(tmp_path: Path, monkeypatch: pytest.Monk
     keys = str(tmp_path / "lightning_async" / "server")
     with pytest.raises(ConfigError, match="takes nobody over HTTP"):
         listening("tcp://127.0.0.1:0,http://127.0.0.1:0", Guards(keys=keys))
+
+
+def test_where_one_address_needs_keys_all_have_the_same_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else somebody on this machine could call himself by a ZeroMQ routing id that ends in another's public key."""
+    from lightning_async.cli.main import main
+
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert main(["keys", "server"]) == 0
+    with closing(listening("tcp://127.0.0.1:0,tcp://*:0", Guards())) as listener:
+        assert isinstance(listener, Several)
+        assert listener.door is not None
+        assert all(each.door is listener.door for each in listener._all)
+        assert len(listener.door.cuts) == 2
+    with closing(transport.listen("tcp://127.0.0.1:0")) as plain:
+        keyed = transport.listen("tcp://127.0.0.1:0", keys=tmp_path / "lightning_async" / "server")
+        with closing(keyed), pytest.raises(ConfigError, match="all the same door"):
+            Several([plain, keyed])

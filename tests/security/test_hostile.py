@@ -38,7 +38,8 @@ def ring(tmp_path: Path) -> Keyring:
 
 
 @pytest.fixture
-def server(ring: Keyring) -> Iterator[ServerThread]:
+def server(ring: Keyring, monkeypatch: pytest.MonkeyPatch) -> Iterator[ServerThread]:
+    monkeypatch.setattr("lightning_async.server.service.GOODBYE_S", 0.0)  # eve does not leave of herself
     with ServerThread(RunConfig(local_steps=1, compression="packed"), keys=ring.folder) as running:
         yield running
 
@@ -70,9 +71,7 @@ class Honest:
 @pytest.fixture
 def eve(server: ServerThread, ring: Keyring, honest: Honest) -> Iterator[Eve]:
     with contextlib.closing(connect(server.address, key=ring.key("eve"))) as line:
-        hostile = Eve(line, server)
-        yield hostile
-        hostile.leave()
+        yield Eve(line, server)
 
 
 class Eve:
@@ -98,12 +97,6 @@ class Eve:
         answer = self.line.receive(ENOUGH_S)
         assert answer is not None
         return unpack(answer).message
-
-    def leave(self) -> None:
-        """So that the server does not wait for her at its end."""
-        self.line.send(pack(Envelope(10**6, m.Leave())))
-        while (answer := self.line.receive(ENOUGH_S)) is not None and unpack(answer).id != 10**6:
-            pass
 
     def push(self, seq: int, payload: Frame, **values: object) -> m.Message:
         base = self._server.coordinator.run.version

@@ -31,6 +31,7 @@ FITTED: dict[str, Any] = {"local_steps": "auto", "staleness": "adaptive"}
 EQUAL: dict[str, Any] = {"local_steps": 8, "staleness": "adaptive"}
 METHODS: dict[str, tuple[dict[str, Any], str]] = {
     REFERENCE: (SYNC, "nesterov(lr={lr}, momentum=0.9)"),
+    "synchronous DiLoCo, H=8": ({**SYNC, "local_steps": 8}, "nesterov(lr={lr}, momentum=0.9)"),
     "synchronous averaging, H=32": (SYNC, "sgd(lr={lr})"),
     "sgd": (FITTED, "sgd(lr={lr})"),
     "delayed_nesterov": (FITTED, "delayed_nesterov(lr={lr}, momentum=0.9)"),

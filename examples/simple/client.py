@@ -81,23 +81,32 @@ def train(address: str, seed: int = 0) -> np.ndarray:
         welcome, _ = client.ask("Hello", **who, tensors=TENSORS, digest=DIGEST)
     if welcome["initialise"]:
         client.ask("Init", (bytes(20), b""), digest=DIGEST)
-    stop = False
+    if welcome["config"]["fragments"] > 1:
+        raise SystemExit(
+            "this run's updates travel in pieces (docs/protocol.md, section 8); this client sends them whole"
+        )
+    stop, steps = False, rounds(welcome)
     while not stop:
         params, (published, _buffers) = client.ask("Pull")  # a snapshot, since it names nothing that it has
         base = np.frombuffer(published, "<f4")
         local = base.copy()
-        for _ in range(welcome["config"]["local_steps"]):
+        for _ in range(steps):
             x = random.standard_normal((16, 5), np.float32)
             x[:, 4] = 1.0
             local -= 0.05 * 2 / 16 * x.T @ (x @ (local - TRUTH))
         seq += 1
         update = (base - local).astype("<f4").tobytes()
-        steps = welcome["config"]["local_steps"]
         receipt, _ = client.ask("Push", (update, b""), seq=seq, base=params["version"], digest=DIGEST, steps=steps)
-        stop = receipt["stop"] or params.get("stop", False)
+        stop, steps = receipt["stop"] or params.get("stop", False), rounds(receipt) or steps
     client.ask("Leave")
     client.close()
     return base
+
+
+def rounds(told: dict[str, Any]) -> int:
+    """The steps of the next rounds: what this worker is told (where the run fits them), or the run's."""
+    length = told.get("config", {}).get("local_steps", 0)
+    return told.get("round_steps") or (length if isinstance(length, int) else 1)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from lightning_async.telemetry import Ewma
 ROUNDS_IN_ONE = 20  # an update holds its own round, and refused ones whose progress goes with it
 FIRST = 1  # step of a first round: nobody knows yet how long it takes
 HEADROOM = 1.2  # times its usual exchange that a round lasts at least: the next one may take longer
+SHORTEST_S, LONGEST_S = 1e-6, 1e6  # what a worker says of itself is believed between these
 CALM = 0.25  # a round whose wanted size is nearer than this share is left as it is
 
 
@@ -33,10 +34,7 @@ class Speed:
 
     def after(self, step_s: float, exchange_s: float) -> Speed:
         """With the newest round; what is not above 0 was not measured."""
-        return Speed(
-            self.step_s.after(step_s) if step_s > 0 else self.step_s,
-            self.exchange_s.after(exchange_s) if exchange_s > 0 else self.exchange_s,
-        )
+        return Speed(_after(self.step_s, step_s), _after(self.exchange_s, exchange_s))
 
     @property
     def known(self) -> bool:
@@ -52,6 +50,10 @@ class Speed:
         return cls(Ewma(values["step_s"]), Ewma(values["exchange_s"]))
 
 
+def _after(mean: Ewma, seconds: float) -> Ewma:
+    return mean.after(min(max(seconds, SHORTEST_S), LONGEST_S)) if seconds > 0 else mean
+
+
 @dataclass(frozen=True)
 class Sizing:
     """`of(size, mine, live)` is the size of a worker's next rounds: `size` steps now, with its own speed and those of
@@ -61,6 +63,10 @@ class Sizing:
     first: int
     most: int
     of: Callable[[int, Speed, Sequence[Speed]], int] | None = field(compare=False, repr=False, default=None)
+
+    def told(self, steps: int) -> int:
+        """What the server says of the next rounds, within bounds; 0 where it says nothing, or all are as configured."""
+        return 0 if self.of is None or not steps else min(max(steps, 1), self.most)
 
     @property
     def most_claimed(self) -> int:

@@ -25,9 +25,10 @@ def count(run: Run, member: Member, push: m.Push, staleness: int) -> None:
     member.accepted += 1
     member.steps += push.steps
     member.samples += push.samples
-    member.last_samples, member.loss = push.samples, push.loss
+    if push.steps:  # a piece that is sent without a step says nothing of rounds
+        member.last_samples, member.loss = push.samples, push.loss
+        member.round_s = member.round_s.after(push.round_s)
     member.staleness.add(staleness)
-    member.round_s = member.round_s.after(push.round_s)
     if push.hyper:
         member.hyper[push.group] = push.hyper
     run.staleness.add(staleness)

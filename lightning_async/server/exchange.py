@@ -158,11 +158,13 @@ def push_again(run: Run, member: Member | None, push: m.Push, receipt: m.Receipt
 
 def settle(run: Run, member: Member, push: m.Push, found: Slot | Refusal, payload: tuple[Frame, ...]) -> m.Receipt:
     """Everything that follows from a new push, once it is known what it is."""
-    receipt = replace(decide(run, member, push, found), round_steps=sizing.next_round(run, member, push))
+    round_steps = sizing.next_round(run, member, push)
+    receipt = replace(decide(run, member, push, found), round_steps=round_steps)
     member.last_seq = max(member.last_seq, push.seq)
     member.keep(receipt)  # before anything that may break: who is told of a failure asks again, and gets this one
     counting.tell(run, member, push, receipt, payload)
-    pacing.note_arrival(run, member)
+    if push.steps:
+        pacing.note_arrival(run, member)
     step_when_ready(run)
     return receipt
 

@@ -64,6 +64,11 @@ def rules_of(config: RunConfig, private: Private = NOTHING) -> Rules:
         private=private,
     )
     _check_quorum(config, rules)
+    if config.fragments > 1 and rules.policy.bound == 0:
+        raise ConfigError(
+            f"fragments={config.fragments} with {rules.policy.spec}: workers that come at different times would wait "
+            "for each other with different pieces; leave fragments out, or allow staleness"
+        )
     if config.quarantine_below is not None and not rules.robust:
         raise ConfigError(
             f"quarantine_below={config.quarantine_below} with {rules.spec}: reputation is measured against "

@@ -19,7 +19,7 @@ def next_round(run: Run, member: Member, push: Push) -> int:
         return 0
     member.speed = member.speed.after(push.step_s, push.exchange_s)
     before = member.round_steps or sizing.first
-    after = sizing.of(before, member.speed, [other.speed for other in run.members.workers()])
+    after = sizing.of(before, member.speed, [other.speed for other in run.members.voters() or [member]])
     member.round_steps = after
     if after != before:
         run.emit(events.RoundSized(time_s=run.now, worker=member.name, before=before, after=after))

@@ -1,10 +1,9 @@
 """How updates become the next version: quorum -> aggregator -> outer optimizer -> publish.
 
 Update mode has one group of slots and the configured outer optimizer; with fragments, both for each piece of the model.
-Gradient mode has a group per optimizer of the
-user's, whose torch optimizer steps over views of the true parameters. Float buffers travel as values: the version's
-buffers move towards the mean of those that came, by the share of the live workers that sent them, so that a variance
-stays a variance and a single worker's statistics are taken as they are.
+Gradient mode has a group per optimizer of the user's, whose torch optimizer steps over views of the true parameters.
+Float buffers travel as values: the version's buffers move towards the mean of those that came, by the share of the live
+workers that sent them, so that a variance stays a variance and a single worker's statistics are taken as they are.
 """
 
 from __future__ import annotations

@@ -65,6 +65,7 @@ class Store:
         self._lossless = codec.lossless
         self._pool = Pool(4 * layout.d, SNAPSHOTS_KEPT)
         self._codec_states: list[State] = []  # one for each of the codecs
+        self._values: dict[int, tuple[Payload, int]] = {}  # of pieces, until they change, and their checksums
         self._changed: list[int] = []  # with fragments: the version at which each piece changed last
         self._published = self.parameters
         self._given: Tensor | None = None  # the snapshot of this version, once somebody asked for it
@@ -81,6 +82,7 @@ class Store:
         self._published = self.parameters if self._lossless else parameters.clone()
         self._codec_states = [each.init(self._size(i)) for i, each in enumerate(self._codecs)]
         self._changed = [version] * len(self._pieces)
+        self._values.clear()
         self._given, self._packed, self.version, self._digest = None, None, version, -1
         self._deltas.clear()
 
@@ -111,6 +113,7 @@ class Store:
         if not self._lossless:
             self.parameters.copy_(tensors["parameters"])
         self._changed = [version] * len(self._pieces)
+        self._values.clear()
         for i, state in enumerate(self._codec_states):
             prefix = f"download/{i}/" if self._pieces else "download/"
             self._codec_states[i] = {key: tensors[prefix + key].clone() for key in state}
@@ -122,6 +125,7 @@ class Store:
         self._given, self._packed, self._digest = None, None, -1
         if self._pieces:
             self._changed[piece] = self.version
+            self._values.pop(piece, None)
         if not self._lossless:
             self._publish_delta(piece)
 
@@ -185,7 +189,7 @@ class Store:
         if self._lossless:
             pieces = tuple(piece for piece, version in enumerate(self._changed) if version > have >= 0)
             fewer = 0 < 4 * sum(map(self._size, pieces)) < min(most, self._snapshot_bytes)
-            frames = [self._values(piece) for piece in pieces] if fewer else []
+            frames = [self._values_of(piece) for piece in pieces] if fewer else []
             return "pieces", have, -1, frames, pieces if fewer else ()
         chain = [delta for delta in self._deltas if delta.version > have >= 0]
         if len(chain) != self.version - have or sum(len(delta.payload) for delta in chain) >= most:
@@ -193,10 +197,12 @@ class Store:
         pieces = tuple(delta.piece for delta in chain) if self._pieces else ()
         return "deltas", have, -1, [(delta.payload, delta.sum) for delta in chain], pieces
 
-    def _values(self, piece: int) -> tuple[Payload, int]:
-        """The published values of a piece, and their checksum."""
-        payload = vector_bytes(self.layout.part(self._published, self._pieces[piece]))
-        return payload, checksum(payload)
+    def _values_of(self, piece: int) -> tuple[Payload, int]:
+        """The published values of a piece, and their checksum; made once for all workers."""
+        if piece not in self._values:
+            payload = vector_bytes(self.layout.part(self._published, self._pieces[piece]))
+            self._values[piece] = payload, checksum(payload)
+        return self._values[piece]
 
     def _digest_of_published(self) -> int:
         """The checksum of the published vector, computed once a version at most."""

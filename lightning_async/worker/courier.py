@@ -19,6 +19,7 @@ from collections.abc import Callable
 import torch
 
 from lightning_async.codecs import codec
+from lightning_async.config import read_config
 from lightning_async.errors import AsyncWANError, CallerError, NetworkError
 from lightning_async.layout import Layout
 from lightning_async.transport.base import Frame, Traffic
@@ -223,7 +224,7 @@ class Courier:
         if self._layout.d:  # an observer holds nothing of a run: the next one at the same address will do as well
             check_run(first, welcome, self._downloads.have)
         if first is None:
-            pieces = self._layout.fragments(welcome.config["fragments"]) if self._layout.d else ()
+            pieces = self._layout.fragments(read_config(welcome.config).fragments) if self._layout.d else ()
             self._uploads = Uploads(codec(str(welcome.config["compression"])), self._layout, pieces)
             self._downloads.begin(codec(str(welcome.config["download_compression"])), pieces)
             follow = self._layout.d > 0 and welcome.config["submit"] == "update"
@@ -231,6 +232,7 @@ class Courier:
         elif welcome.last_seq < self._acknowledged:
             self._outcomes.append(Forgotten(welcome.last_seq, self._acknowledged))
             self._acknowledged = welcome.last_seq
+        self._began = math.inf  # an exchange that a lost connection has made longer says nothing of the line
         if welcome.version < self._downloads.have:
             self._downloads.have = -1
         self.welcome = welcome

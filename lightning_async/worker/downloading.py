@@ -185,7 +185,8 @@ class Downloads:
         return True
 
     def _read(self, params: Params, payload: tuple[Frame, ...]) -> Arrival:
-        if params.form not in ("deltas", "pieces"):
+        if params.form not in CHANGES:
+            self._pieces_of(params, len(params.pieces))
             return read_snapshot(params, payload, self._layout.d, self._layout.b)
         vectors, buffers = _parted(params, payload, self._layout.b)
         pieces = self._pieces_of(params, len(vectors))
@@ -200,10 +201,12 @@ class Downloads:
     def _pieces_of(self, params: Params, frames: int) -> tuple[int, ...]:
         """Which piece each frame is of; 0 for each where the model is in one."""
         count = len(self._codecs)
+        if params.form == "pieces" and count == 1:
+            raise ProtocolError("Params in pieces; this run has one")
         pieces = tuple(params.pieces) if count > 1 else (0,) * frames
         if len(pieces) != frames or not all(0 <= piece < count for piece in pieces):
             raise ProtocolError(f"Params of {frames} frames for pieces {str(pieces)[:60]}; this run has {count}")
-        if count > 1 and len(params.included_of) != count:
+        if len(params.included_of) != (count if count > 1 else 0):
             raise ProtocolError(f"Params that tell {len(params.included_of)} pieces apart; this run has {count}")
         return pieces
 

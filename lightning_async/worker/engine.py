@@ -69,7 +69,7 @@ class Engine:
         self.holdings = Holdings()
         self._settler = Settler(self.replica, self._guard, self.holdings)
         self.config, self.workers, self.armed = RunConfig(), 1, False
-        self.round_steps = self._most_claimed = 1
+        self._sizes, self.round_steps = sizing(1), 1
         self.tamper: Callable[[torch.Tensor], torch.Tensor] = lambda update: update  # see tampering.py
         self._claims, self._give_up = dict(claims or {}), give_up
         self._round, self._brief = Round(self.clock()), Brief()
@@ -96,11 +96,9 @@ class Engine:
         self._settler.submit = self.config.submit
         self.workers, self._seq, self.found = welcome.workers, welcome.last_seq, welcome
         sizes = sizing(self.config.local_steps)
-        self.round_steps, self._most_claimed = welcome.round_steps or sizes.first, sizes.most_claimed
-        self.replica.pieces, self._turns = (
-            self.shared.layout.fragments(self.config.fragments),
-            Turns(self.config.fragments),
-        )
+        self._sizes, self.round_steps = sizes, sizes.told(welcome.round_steps) or sizes.first
+        self.replica.pieces = self.shared.layout.fragments(self.config.fragments)
+        self._turns = Turns(self.config.fragments)
         if self.config.submit == "gradient":
             names = dict(zip(map(id, self.shared.parameters), self.shared.names, strict=True))
             self._records = [describe(optimizer, names) for optimizer in self.optimizers]
@@ -246,9 +244,10 @@ class Engine:
         own_steps = self._round.length
         if own_steps:
             self.replica.note_steps()
+            self._turns.note(self._round.samples)
         piece = self._turns.next(self.replica.owed)
         push = self._next_push(piece)
-        push = replace(push, base=self._turns.base(piece, push.base))
+        push = replace(push, base=self._turns.base(piece, push.base), samples=self._turns.samples(piece))
         u = self.replica.update_of(push.seq, piece)
         return Update(push, self.tamper(u), self.replica.live_buffers() if piece == 0 else torch.empty(0), own_steps)
 
@@ -260,7 +259,7 @@ class Engine:
     def _next_push(self, group: int = 0, **rest: Any) -> Push:
         self._seq += 1
         done, self._round = self._round, Round(self.clock())
-        claim = (0 if self.replica.pieces else 1, self._most_claimed)
+        claim = (0 if self.replica.pieces else 1, self._sizes.most_claimed)
         rest["units"] = self.holdings.send(self._seq, done.units)
         rest |= {"seq": self._seq, "digest": self.shared.layout.digest, "group": group}
         return done.push(self.clock(), self.replica.version, claim, **rest)
@@ -284,8 +283,8 @@ class Engine:
     def _take_news(self) -> None:
         outcomes, arrivals = self._courier.collect()
         for outcome in outcomes:
-            if isinstance(outcome, Outcome) and outcome.round_steps:
-                self.round_steps = outcome.round_steps
+            if isinstance(outcome, Outcome):
+                self.round_steps = self._sizes.told(outcome.round_steps) or self.round_steps
             if not self._settler.settle(outcome, self._round):
                 self._round = Round(self.clock())
         for arrival in arrivals:

@@ -23,8 +23,8 @@ class Update:
 
     def measured(self, compute_s: float, exchange_s: float) -> Update:
         """With what its round and the exchange before it took, for a server that fits rounds to their workers."""
-        own = max(1, self.own_steps)
-        return replace(self, push=replace(self.push, step_s=compute_s / own, exchange_s=exchange_s))
+        step_s = compute_s / self.own_steps if self.own_steps else 0.0
+        return replace(self, push=replace(self.push, step_s=step_s, exchange_s=exchange_s))
 
     @property
     def buffer_bytes(self) -> Frame:

@@ -18,7 +18,7 @@ Rule of this file: main thread only; explicit dtypes everywhere, since Lightning
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -50,7 +50,8 @@ class Arrival:
 
 @dataclass(frozen=True, eq=False)
 class _Sent:
-    """An update under way or waiting for its quorum; `version` is where it was accepted, None before the receipt."""
+    """An update under way or waiting for its quorum, with fragments one of a piece; `version` is where it was accepted,
+    None before the receipt."""
 
     seq: int
     vector: Tensor
@@ -132,20 +133,32 @@ class Replica:
     def update_of(self, seq: int, piece: int) -> Tensor:
         """As `update`, for one piece: its progress, [its size]."""
         left = self._progress()
-        part = self.shared.layout.part(left, self.pieces[piece])
-        sent = torch.zeros_like(left)
-        self.shared.layout.spread(part, self.pieces[piece], sent)
-        self._sent.append(_Sent(seq, sent, piece=piece))
+        sent = _Sent(seq, self.shared.layout.part(left, self.pieces[piece]), piece=piece)
+        self._sent.append(sent)
         self._sent_buffers = self.live_buffers() if piece == 0 else self._sent_buffers
-        self._mark_start(left.sub_(sent))
+        self._add(left, sent, -1.0)
+        self._mark_start(left)
         self._owed.discard(piece)
-        return part
+        return sent.vector
+
+    def _add(self, target: Tensor, sent: _Sent, alpha: float = 1.0) -> None:
+        """Add `alpha` times what was sent to a vector [d]."""
+        if self.pieces:
+            self.shared.layout.spread(sent.vector, self.pieces[sent.piece], target, alpha)
+        else:
+            target.add_(sent.vector, alpha=alpha)
+
+    def _ranges(self, sent: _Sent) -> Iterator[tuple[int, Tensor]]:
+        """(number of a tensor, what was sent of it, flat)."""
+        piece = self.pieces[sent.piece] if self.pieces else range(len(self.shared.parameters))
+        sizes = [self.shared.layout.parameters[i].size for i in piece]
+        return zip(piece, torch.split(sent.vector, sizes), strict=True)
 
     def take_back(self, seq: int) -> None:
         """Update `seq` was refused: what it held is progress again and goes with the next one."""
         for sent in self._sent:
             if sent.seq == seq and self._start is not None:
-                self._start.add_(sent.vector)
+                self._add(self._start, sent)
             if sent.seq == seq:
                 self._owed.add(sent.piece)
         self._sent = [sent for sent in self._sent if sent.seq != seq]
@@ -153,21 +166,22 @@ class Replica:
     def settle(self, seq: int, version: int) -> None:
         """Update `seq` was accepted at `version`. Updates that wait in one slot will be published together, so they
         become one vector: what a long wait for a quorum holds here does not grow."""
-        for i, sent in enumerate(self._sent):
-            if sent.seq == seq:
-                before = self._sent[i - 1] if i else None
-                if before is not None and (before.version, before.piece) == (version, sent.piece):
-                    self._sent[i - 1 : i + 1] = [replace(sent, vector=before.vector + sent.vector, version=version)]
-                else:
-                    self._sent[i] = replace(sent, version=version)
-                return
+        for own in [sent for sent in self._sent if sent.seq == seq]:
+            slot = [
+                sent for sent in self._sent if (sent.version, sent.piece) == (version, own.piece) and sent.seq < seq
+            ]
+            for before in slot[-1:]:
+                own = replace(own, vector=before.vector + own.vector)
+                self._sent.remove(before)
+            self._sent = [replace(own, version=version) if sent.seq == seq else sent for sent in self._sent]
 
     def give_up(self, seq: int) -> None:
         """Update `seq` was refused and its codec keeps it: it leaves the live model and comes back with later ones."""
         progress = self._progress() if self._start is not None else None
         for sent in [sent for sent in self._sent if sent.seq == seq]:
-            for p, entry in zip(self.shared.parameters, self.shared.layout.parameters, strict=True):
-                p.data.add_(sent.vector[entry.range].view(entry.shape))
+            for i, part in self._ranges(sent):
+                p = self.shared.parameters[i]
+                p.data.add_(part.view(p.shape))
             self._sent.remove(sent)
         self._mark_start(progress)
 
@@ -209,17 +223,23 @@ class Replica:
 
     def _shift(self, before: Tensor, held: Sequence[_Sent]) -> None:
         """live += P' - P + held, tensor by tensor: no vector of the model's size is made."""
-        for p, entry in zip(self.shared.parameters, self.shared.layout.parameters, strict=True):
+        parts: dict[int, list[Tensor]] = {}
+        for sent in held:
+            for i, part in self._ranges(sent):
+                parts.setdefault(i, []).append(part)
+        for i, (p, entry) in enumerate(zip(self.shared.parameters, self.shared.layout.parameters, strict=True)):
             change = self.published[entry.range] - before[entry.range]
-            for sent in held:
-                change.add_(sent.vector[entry.range])
+            for part in parts.get(i, ()):
+                change.add_(part)
             p.data.add_(change.view(entry.shape))
 
     def _rewrite(self, progress: Tensor | None) -> None:
         """live = P' - pending (- progress)."""
-        target = self.published
-        for vector in [sent.vector for sent in self._sent] + ([] if progress is None else [progress]):
-            target = target - vector
+        target = self.published.clone() if self._sent else self.published
+        for sent in self._sent:
+            self._add(target, sent, -1.0)
+        if progress is not None:
+            target = target - progress
         unflatten(target, self.shared.layout.parameters, self.shared.parameters)
         self._mark_start(progress)
 
@@ -229,7 +249,7 @@ class Replica:
             return torch.sub(self._start, u, out=u)
         torch.sub(self.published, u, out=u)
         for sent in self._sent:
-            u.sub_(sent.vector)
+            self._add(u, sent, -1.0)
         return u
 
     def _mark_start(self, progress: Tensor | None) -> None:

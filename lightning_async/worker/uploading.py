@@ -1,8 +1,8 @@
 """The upload codec of one worker with its states: encode, take a refused payload back, and move along the ladder.
 
-In update mode there is one state. In gradient mode each optimizer and each set of present tensors has its own, because
-a residual belongs to the tensors it was left over from; MOST_STATES are kept, and of more sets than that the one that
-was not seen for longest starts anew.
+In update mode there is one state, or one for each piece. In gradient mode each optimizer and each set of present
+tensors has its own, because a residual belongs to the tensors it was left over from; MOST_STATES are kept, and of more
+sets than that the one that was not seen for longest starts anew.
 
 Rule of this file: it belongs to the courier's thread.
 """
@@ -44,7 +44,7 @@ class Uploads:
         if codec.ladder is not None and self._chooser is not None:
             state = codec.ladder.to(state, self._chooser.rung)
         payload, self.states[tensors] = codec.encode(vector, state)
-        while len(self.states) > MOST_STATES:
+        while len(self.states) > max(MOST_STATES, len(self._pieces)):
             log.warning("more than %d sets of tensors have gradients by turns: what one left out is lost", MOST_STATES)
             self.states.popitem(last=False)
         return payload

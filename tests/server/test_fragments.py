@@ -6,7 +6,7 @@ import pytest
 import torch
 from room import LAYOUT, START, Room, floats
 
-from lightning_async.errors import ConfigError
+from lightning_async.errors import ConfigError, PayloadError
 from lightning_async.outer import Update, nesterov
 from lightning_async.server import Coordinator, memory
 
@@ -70,7 +70,7 @@ def test_who_is_behind_gets_the_pieces_that_changed(codec: str) -> None:
     room.push("a", torch.ones(6), group=0)
     behind = room.pull("a", have=0)
     assert behind is not None
-    assert behind.message.form == "snapshot", "all of them changed"
+    assert behind.message.form == "snapshot", "which is no longer than what has changed"
 
 
 @pytest.mark.parametrize("fragments", [1, 2])
@@ -83,6 +83,30 @@ def test_a_checkpoints_state_is_put_back(fragments: int) -> None:
     fresh.run.stepper.load(room.run.stepper.state())
     assert all(torch.equal(fresh.run.stepper.state()[k], v) for k, v in room.run.stepper.state().items())
     assert any(v.any() for v in fresh.run.stepper.state().values())
+
+
+def test_values_are_made_once_for_all_workers() -> None:
+    room = Room(fragments=2).begin("a", "b")
+    room.push("a", torch.ones(2), group=1)
+    first, second = (room.pull(name, have=0) for name in "ab")
+    assert first is not None
+    assert second is not None
+    assert first.payload[0] is second.payload[0]
+    room.push("a", torch.ones(2), group=1)
+    third = room.pull("b", have=1)
+    assert third is not None
+    assert torch.equal(floats(third.payload[0]), START[6:] - 2)
+
+
+def test_a_piece_that_is_sent_without_a_step_says_nothing_of_rounds() -> None:
+    room = Room(fragments=2).begin("a")
+    room.push("a", torch.ones(6), group=0, steps=4, samples=64, loss=2.0, round_s=8.0)
+    member = room.run.members.named("a")
+    assert member is not None
+    before = member.pace
+    room.now += 1.0
+    room.push("a", torch.ones(2), group=1, steps=0)
+    assert (member.loss, member.last_samples, member.round_s.value, member.pace) == (2.0, 64, 8.0, before)
 
 
 def test_a_restored_run_has_its_pieces() -> None:
@@ -123,12 +147,14 @@ def test_another_runs_state_is_refused() -> None:
     stepper = room.run.stepper
     assert stepper is not None
     for name in ("outer/momentum", "outer/7/momentum"):
-        with pytest.raises(Exception, match="of no fragment; this run has 2"):
+        with pytest.raises(PayloadError, match="of no fragment; this run has 2"):
             stepper.load({name: torch.zeros(8)})
 
 
 def test_what_cannot_work_in_pieces_is_said() -> None:
     with pytest.raises(ConfigError, match=r"kardam.*judges whole updates; leave fragments out"):
         Room(fragments=2, aggregation="kardam(f=1)")
+    with pytest.raises(ConfigError, match="would wait for each other with different pieces"):
+        Room(fragments=2, staleness="fixed(bound=0)", quorum="all")
     with pytest.raises(ConfigError, match="got fragments=2, expected 1"):
         Room(fragments=2, submit="gradient", local_steps=1)

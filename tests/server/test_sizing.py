@@ -57,6 +57,31 @@ def test_a_worker_that_returns_and_a_run_that_is_restored_know_the_size() -> Non
     assert (again.round_steps, again.speed) == (member.round_steps, member.speed)
 
 
+@pytest.mark.parametrize("step_s", [1e308, 5e-324, -1.0, 0.0])
+@pytest.mark.parametrize("exchange_s", [1.7e308, 5e-324, -1e308])
+def test_no_claim_of_times_stops_or_steers_the_others(step_s: float, exchange_s: float) -> None:
+    room = Room(local_steps="auto(steps=16, most=64)", workers=5).begin(*"abcde")
+    for _ in range(12):
+        room.push("e", ONES, step_s=step_s, exchange_s=exchange_s)
+        for name in "abcd":
+            size = room.push(name, ONES, step_s=1.0, exchange_s=0.1).round_steps
+            assert 1 <= size <= 64
+    assert 16 <= size <= 64
+    assert room.run.version == 60, "each update once"
+
+
+def test_who_is_in_quarantine_steers_nobody() -> None:
+    room = Room(local_steps="auto(steps=16, most=64)", workers=3).begin("a", "b", "c")
+    member = room.run.members.named("c")
+    assert member is not None
+    member.barred_until = 10**6
+    for _ in range(8):
+        room.push("c", ONES, step_s=1.0, exchange_s=1e6)
+        size = room.push("a", ONES, step_s=1.0, exchange_s=0.1).round_steps
+        room.push("b", ONES, step_s=1.0, exchange_s=0.1)
+    assert size == 16
+
+
 def test_a_claim_of_more_steps_than_the_largest_rounds_explain_is_refused() -> None:
     room = Room(local_steps="auto(most=32)").begin("a")
     assert room.push("a", ONES, steps=20 * 32).accepted

@@ -200,3 +200,39 @@ def test_a_packed_snapshot_that_is_none_is_refused() -> None:
     _, then = server.questions.pop()
     with pytest.raises(PayloadError):
         then(Params(form="packed", version=7), (bytes(40), b""))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"pieces": [2]},
+        {"pieces": [-1]},
+        {"pieces": []},
+        {"included_of": [1]},
+        {"form": "snapshot", "included_of": [1, 2, 3]},
+        {"form": "snapshot", "included_of": []},
+    ],
+)
+def test_params_of_other_pieces_than_the_runs_are_refused(wrong: dict[str, object]) -> None:
+    server = Server().started()
+    server.side.begin(codec("none"), ((0,), (1,)))
+    _, then = server.questions.pop()
+    fields: dict[str, object] = {
+        "form": "pieces",
+        "version": 1,
+        "base": 0,
+        "included_of": [0, 0],
+        "pieces": [1],
+        **wrong,
+    }
+    size = 16 if fields["form"] == "snapshot" else 4
+    with pytest.raises(ProtocolError, match="pieces"):
+        then(Params(**fields), (bytes(size), b""))  # type: ignore[arg-type]
+
+
+def test_pieces_in_a_run_without_them_are_refused() -> None:
+    server = Server().started()
+    server.side.begin(codec("none"), ())
+    _, then = server.questions.pop()
+    with pytest.raises(ProtocolError, match="this run has one"):
+        then(Params(form="pieces", version=1, base=0, pieces=[0]), (bytes(16), b""))

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rounds import Worker, flat, published, run
-from test_replica import ACTS, Run, arrival
+from rounds import flat, published, run
+from test_replica import ACTS, D, Run, arrival
 from torch import Tensor
 
+from lightning_async.codecs import upload_codec
 from lightning_async.errors import LayoutError
-from lightning_async.telemetry.events import Accepted
+from lightning_async.layout import shared_tensors
+from lightning_async.wire.messages import Push
 from lightning_async.worker.turns import Turns
+from lightning_async.worker.uploading import Uploads
 
 PIECES = ((0,), (1,))  # w, 6 numbers, and b, 2
 FLOAT = torch.float32
@@ -91,6 +93,17 @@ def test_updates_of_two_pieces_that_wait_together_stay_apart() -> None:
     assert run.replica.pending == (1,)
 
 
+def test_updates_of_a_piece_that_wait_in_one_slot_are_one_vector() -> None:
+    run = Pieces(FLOAT, 0)
+    for _ in range(12):
+        run.train()
+        run.send()
+        run.settle()
+    assert run.replica.pending == (11, 12)
+    assert sum(sent.vector.numel() for sent in run.replica._sent) == D
+    run.check()
+
+
 def test_pieces_have_their_turns_and_the_one_that_owes_is_sent() -> None:
     turns = Turns(3)
     assert [turns.next({0, 1, 2}) for _ in range(4)] == [0, 1, 2, 0]
@@ -99,15 +112,39 @@ def test_pieces_have_their_turns_and_the_one_that_owes_is_sent() -> None:
 
 
 def test_a_piece_began_from_the_first_parameters_after_its_last_turn() -> None:
-    turns = Turns(2)
-    assert turns.base(0, 5) == 5
-    turns.came(6)
-    assert turns.base(1, 6) == 6
-    turns.came(7)
-    assert turns.base(0, 7) == 6, "6 was the first that came after it was sent"
-    turns.came(8)
+    turns = Turns(3)
+    turns.came(5)
+    begins = []
+    for version in range(6, 12):
+        piece = turns.next({0, 1, 2})
+        begins.append((piece, turns.base(piece, version - 1)))
+        turns.came(version)
+    assert begins == [(0, 5), (1, 5), (2, 5), (0, 6), (1, 7), (2, 8)]
     turns.align()
-    assert turns.base(1, 9) == 9
+    turns.came(20)
+    assert turns.base(1, 25) == 20
+
+
+def test_a_turn_stands_for_the_samples_since_the_last_one_and_none_counts_twice() -> None:
+    turns = Turns(2)
+    told = []
+    for piece in (0, 1, 0, 1):
+        turns.note(16)
+        told.append(turns.samples(piece))
+    assert told == [8, 16, 16, 16], "as many as were trained, but for those of the first piece that are to come"
+    assert [turns.samples(piece) for piece in (0, 1)] == [8, 1]
+
+
+def test_residuals_of_many_pieces_are_all_kept() -> None:
+    model = torch.nn.ParameterList([torch.nn.Parameter(torch.zeros(50)) for _ in range(40)])
+    layout = shared_tensors(model).layout
+    pieces = layout.fragments(40)
+    uploads = Uploads(upload_codec("topk(density=0.02)"), layout, pieces)
+    for turn in range(2):
+        for piece in range(40):
+            push = Push(seq=40 * turn + piece + 1, base=0, digest="", group=piece)
+            uploads.encode(push, torch.ones(50))
+    assert len(uploads.states) == 40
 
 
 def test_after_a_flush_the_run_has_all_that_one_worker_trained() -> None:
@@ -121,6 +158,8 @@ def test_after_a_flush_the_run_has_all_that_one_worker_trained() -> None:
         assert a.engine.replica.owed == frozenset()
         member = server.coordinator.run.members.named("a")
         assert member.steps == 7, "a piece that has its turn without a step counts none"
+        assert member.samples in range(35, 38), "nor are its samples counted twice, but for rounding up"
+        assert member.last_samples > 1
 
 
 def test_a_run_in_pieces_is_the_run_in_one_for_one_worker() -> None:
@@ -150,7 +189,6 @@ def test_two_workers_in_pieces_hold_what_is_published_bit_for_bit(compression: s
 
 
 def test_an_update_is_as_small_as_its_piece(monkeypatch: pytest.MonkeyPatch) -> None:
-    """21 parameters: 9 or 12 of them in a piece, with the buffers by turns."""
     sizes: list[int] = []
     from lightning_async.worker import engine
 
@@ -167,25 +205,6 @@ def test_an_update_is_as_small_as_its_piece(monkeypatch: pytest.MonkeyPatch) -> 
         each = [sum(a.engine.shared.layout.parameters[i].size for i in piece) for piece in pieces]
     assert sizes[:6] == each * 2
     assert max(each) < a.engine.shared.layout.d / 2
-
-
-def test_synchronous_rounds_in_pieces_are_never_stale() -> None:
-    seen: list[Any] = []
-    config: dict[str, Any] = {"staleness": "fixed(bound=0)", "quorum": "all", "workers": 2}
-    with run("a", "b", local_steps=1, fragments=2, **config) as (server, a, b):
-        server.coordinator.run.emit = seen.append
-
-        def train(worker: Worker) -> None:
-            for step in range(6):
-                worker.step(step)
-
-        other = threading.Thread(target=train, args=(b,))
-        other.start()
-        train(a)
-        other.join()
-    accepted = [event for event in seen if isinstance(event, Accepted)]
-    assert len(accepted) >= 12
-    assert {event.staleness for event in accepted} == {0}
 
 
 def test_more_pieces_than_tensors_are_refused_with_both_numbers() -> None:

@@ -21,7 +21,7 @@ from lightning_async.layout import shared_tensors
 from lightning_async.outer import describe, hyper_of
 from lightning_async.scheduling import sizing
 from lightning_async.staleness import policy
-from lightning_async.transport.base import Frame
+from lightning_async.transport.base import Frame, Traffic
 from lightning_async.wire.messages import Ack, Push, Reply, Request, Welcome
 from lightning_async.worker.brief import Brief
 from lightning_async.worker.courier import GOODBYE_S, Courier
@@ -74,8 +74,7 @@ class Engine:
         self._claims, self._give_up = dict(claims or {}), give_up
         self._round, self._brief = Round(self.clock()), Brief()
         self.found: Welcome | None = None  # the run when this worker came
-        self._seq = 0
-        self._turns = Turns(1)
+        self._seq, self._turns = 0, Turns(1)
         self._records: list[dict[str, Any]] = []
         self._courier = Courier(self._make_link, self.shared.layout, world)
 
@@ -148,6 +147,11 @@ class Engine:
         return self._courier.stop_asked
 
     @property
+    def traffic(self) -> Traffic:
+        """Bytes at this worker's socket so far."""
+        return self._courier.traffic
+
+    @property
     def bytes_per_s(self) -> float:
         """Measured speed of its line; 0 before anything large has passed it."""
         return self._courier.bytes_per_s
@@ -189,8 +193,7 @@ class Engine:
             return
         starts = [group["hyper"] for group in self._records[optimizer]["groups"]]
         self._round.stepped(optimizer, self.holdings.stepped())
-        hyper = hyper_of(self.optimizers[optimizer], starts)
-        push = self._next_push(optimizer, present=present, hyper=hyper)
+        push = self._next_push(optimizer, present=present, hyper=hyper_of(self.optimizers[optimizer], starts))
         buffers = self.replica.live_buffers() if optimizer == 0 else torch.empty(0)
         self._exchange(Update(push, self.tamper(vector), buffers))
         self._finish()
@@ -241,8 +244,7 @@ class Engine:
 
     def _piece(self) -> Update:
         """The progress of the piece whose turn it is, since its last turn."""
-        own_steps = self._round.length
-        if own_steps:
+        if own_steps := self._round.length:
             self.replica.note_steps()
             self._turns.note(self._round.samples)
         piece = self._turns.next(self.replica.owed)

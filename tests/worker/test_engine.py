@@ -379,10 +379,10 @@ def test_memory_is_three_flat_copies_at_most() -> None:
         for _ in range(2):
             for p in net.parameters():
                 p.data.add_(0.01)
-            full = engine._courier.traffic.sent_bytes + bytes_of_model
+            full = engine.traffic.sent_bytes + bytes_of_model
             with standing_still(server):
                 engine.after_step(0)
-                assert engine.wait(lambda full=full: engine._courier.traffic.sent_bytes > full, ENOUGH_S)
+                assert engine.wait(lambda full=full: engine.traffic.sent_bytes > full, ENOUGH_S)
                 copies.append((flat_bytes() - before - of_server(server)) / bytes_of_model)
             assert engine.wait(lambda: engine._courier.idle, ENOUGH_S)
             with standing_still(server):

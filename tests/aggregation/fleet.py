@@ -146,6 +146,8 @@ class Fleet:
         receipt = self.say(worker, push, (bytes(payload), b"")).message
         if not receipt.accepted:
             worker.refused.append(receipt.reason)
+            if receipt.reason == "not_finite" and worker.how is None:
+                self.diverged = True
         self._pull(worker)
 
     def _pull(self, worker: Worker) -> None:

@@ -228,26 +228,14 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         listener = self.server.listener
         length = self.headers.get("Content-Length", "")
-        if self._hung_up():
-            self.close_connection = True
-        elif not listener.admits(self.headers.get("Authorization", "")):
+        if not listener.admits(self.headers.get("Authorization", "")):
             self._refuse(401, "wrong token")
         elif self.path != PATH or not length.isascii() or not length.isdigit():
             self._refuse(400, "no call")
         elif int(length) > listener.longest_text:
             self._refuse(413, "too large")
         else:
-            text = self.rfile.read(int(length))
-            self.close_connection = self.close_connection or len(text) < int(length)
-            if len(text) == int(length):
-                self._answer(text)
-
-    def _hung_up(self) -> bool:
-        """Whether the caller has gone amid its headers, of which those that came are no call to refuse."""
-        with contextlib.suppress(OSError, ValueError):  # nothing to read yet; TLS, which says so by itself
-            left: bytes = self.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-            return not left
-        return False
+            self._answer(self.rfile.read(int(length)))
 
     def _answer(self, text: bytes) -> None:
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import socket
 import xmlrpc.client
 from collections.abc import Iterator
 from urllib.parse import urlsplit
@@ -99,26 +98,6 @@ def test_only_calls_are_answered(opened):
     assert post(listener.address, b"x", path="/etc/passwd") == 400
     assert post(listener.address, b"x", **{"Content-Length": "-5"}) == 400
     assert listener.refused == {"no call": 2}
-
-
-@pytest.mark.parametrize(
-    "begun",
-    [
-        b"POST /RPC2 HTTP/1.1\r\nHost: here\r\n",
-        b"POST /RPC2 HTTP/1.1\r\nAuthorization: Bearer a secret\r\nContent-Len",
-        b"POST /RPC2 HTTP/1.1\r\nAuthorization: Bearer a secret\r\nContent-Length: 100\r\n\r\n<meth",
-    ],
-)
-def test_who_hangs_up_amid_a_call_has_called_nothing(opened, begun):
-    listener = transport.listen("http://127.0.0.1:0", token="a secret")
-    opened.append(listener)
-    place = urlsplit(listener.address)
-    with socket.create_connection((place.hostname, place.port)) as line:
-        line.sendall(begun)
-        line.shutdown(socket.SHUT_WR)
-        line.settimeout(ENOUGH_S)
-        assert line.recv(1) == b"", "the server hangs up too, without a word"
-    assert listener.refused == {}
 
 
 def test_a_caller_needs_the_token(opened):

@@ -129,6 +129,11 @@ class Shares:
         found = [sampler.leases for sampler in self._leasing() if sampler.passes is not None]
         return found[0] if found else None
 
+    @property
+    def through(self) -> LeaseSampler | None:
+        """The leases of a loader for which nothing more was left, if there is one."""
+        return next((s.leases for s in self._leasing() if s.leases is not None and s.leases.through), None)
+
     def _leasing(self) -> list[SharedSampler]:
         return [sampler for _, _, sampler in self._changed.values() if sampler.leases is not None]
 

@@ -149,10 +149,10 @@ class Session:
         self._require().arm()
 
     def left_over(self) -> bool | None:
-        """After this worker's last pass of the run (None after any other epoch): whether others have left something of
-        it, once all of it is done or taken."""
-        leases = self.shares.open
-        return None if leases is None or not leases.final else leases.left_over(self._give_up)
+        """After an epoch that found no more samples (None after any other): whether others have left something, once
+        all that they took is done or has come back."""
+        leases = self.shares.through
+        return None if leases is None else leases.left_over(self._give_up)
 
     def finish(self) -> None:
         """Send what is not sent, and end with the published parameters in the model: after the last rank's last

@@ -199,6 +199,7 @@ class Courier:
         try:
             if self._link is not None:
                 self._link.close(self._closing or "error", self._goodbye_s if self._error is None else 0.0)
+                self.traffic = self._link.traffic()
         finally:
             self._ended = True
             self._notify()

@@ -113,6 +113,12 @@ class LeaseSampler(Sampler[int]):
             count -= cut - start
         self._engine.holdings.begin(self._stream, begun)
 
+    @property
+    def through(self) -> bool:
+        """Whether there was nothing more for this worker, at its last lease: its epochs that are passes have ended, or
+        a share was cut short because the run takes only so many passes."""
+        return self._exhausted if self.passes is None else self.final
+
     def _ask_for_more(self) -> int:
         """Take what others have left of the pass; what can still come, in samples: with 0 this worker can help no
         more."""
@@ -122,8 +128,8 @@ class LeaseSampler(Sampler[int]):
         return size(self._granted) or reply.out
 
     def left_over(self, give_up: Callable[[], bool] = lambda: False) -> bool:
-        """After the `final` pass: send what is not sent, wait until nothing of the pass can come back, and take what
-        does; whether there is something for one more epoch."""
+        """Of a worker that is `through`: send what is not sent, wait until nothing that others have taken can come
+        back, and take what does; whether there is something for one more epoch."""
         engine = self._engine
         engine.flush()
         while self._ask_for_more() and not self._again and not engine.stop_asked and not give_up():

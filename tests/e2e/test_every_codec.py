@@ -187,7 +187,7 @@ def test_an_altered_delta_is_found_by_the_digest_and_mended(
 ) -> None:
     with running(download_compression="topk(density=0.2)") as (server, [worker, other]):
         altering = Altering(codec("topk(density=0.2)"), 3)
-        monkeypatch.setattr(worker.engine._courier._downloads, "codec", altering.codec)
+        monkeypatch.setattr(worker.engine._courier._downloads, "_codecs", [altering.codec])
         store = server.coordinator.run.store
         assert store is not None
         wrong = 0

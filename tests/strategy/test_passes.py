@@ -176,12 +176,45 @@ def test_a_run_of_so_many_passes_ends_with_them() -> None:
     assert module.samples == 2 * list(range(SAMPLES))
 
 
-def test_shares_end_with_such_a_run_too() -> None:
+@pytest.mark.parametrize("steps", [2, 5])
+def test_shares_end_with_such_a_run_too(steps: int) -> None:
+    """Also where the last steps are no whole round, and so are sent when nothing more is left."""
     module = Listing()
-    with ServerThread(RunConfig(local_steps=2, epochs=2)) as server:
-        trainer(AsyncWANStrategy(server.address), max_steps=1000, max_epochs=-1).fit(module, numbered())
+    with ServerThread(RunConfig(local_steps=steps, epochs=2)) as server:
+        ours = trainer(AsyncWANStrategy(server.address), max_steps=1000, max_epochs=-1)
+        ours.fit(module, numbered())
         assert server.coordinator.run.ended
     assert module.samples == 2 * list(range(SAMPLES))
+    assert ours.current_epoch <= 3
+
+
+def test_a_share_waits_for_what_others_hold_at_the_end_of_the_run() -> None:
+    module = Listing()
+    with ServerThread(RunConfig(local_steps=2, workers=2, epochs=1)) as server:
+        other = Taking(server, module)
+        other.take(BATCH)
+
+        def dies_when_we_wait() -> None:
+            eventually(lambda: ledger(server).left(0) == 0 and not ledger(server).held("ours"), ENOUGH_S, "the end")
+            other.die(server)
+
+        thread = threading.Thread(target=dies_when_we_wait, daemon=True)
+        thread.start()
+        ours = trainer(AsyncWANStrategy(server.address, name="ours"), max_steps=1000, max_epochs=-1)
+        ours.fit(module, numbered())
+        thread.join()
+        assert (ledger(server).passes, ledger(server).applied) == (1, SAMPLES)
+    assert sorted(module.samples) == list(range(SAMPLES))
+    assert ours.current_epoch <= 4, "it waits between epochs, instead of having empty ones"
+
+
+def test_a_run_that_is_over_ends_a_fit_that_asked_for_more(caplog: pytest.LogCaptureFixture) -> None:
+    with ServerThread(RunConfig(local_steps=5, epochs=1)) as server:
+        ours = trainer(AsyncWANStrategy(server.address), min_steps=100, max_steps=1000, max_epochs=-1)
+        ours.fit(Listing(), numbered())
+        assert server.coordinator.run.ended
+    assert (ours.global_step, ours.min_steps) == (STEPS, 100)
+    assert "before min_epochs=1 or min_steps=100" in caplog.text
 
 
 @pytest.mark.filterwarnings("ignore:Found `dataloader_iter` argument")

@@ -47,7 +47,9 @@ def test_three_workers_on_unequal_lines_train_to_the_end(world, children):
     environment = {**os.environ, "LIGHTNING_ASYNC_KEY": "none", "LIGHTNING_ASYNC_PATIENCE_S": "200"}
     ours = [sys.executable, "-m", "lightning_async"]
     serve = [*ours, "serve", "--public", "--address", SERVER, "--local-steps", "4", "--total-steps", "240"]
-    server = children.start(world.inside("server", *serve, "--workers", "3", "--quorum", "all"), env=environment)
+    server = children.start(
+        world.inside("server", *serve, "--staleness", "0", "--workers", "3", "--quorum", "all"), env=environment
+    )
     assert server.stdout.readline().startswith("join:")
     line = [*ours, "netem", "--preset", "wan_typical(up_mbps=4)", "--listen", "tcp://10.78.0.1:7000", "--public"]
     proxy = children.start(world.inside("gateway", *line, "--to", SERVER), env=environment)

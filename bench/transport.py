@@ -1,4 +1,4 @@
-"""The TCP transport against bare pyzmq, and the checksum against reading: what the wire costs.
+"""The TCP transport against bare pyzmq and against XML-RPC, and the checksum against reading: what the wire costs.
 
 A sender keeps a window of messages under way; the receiver, in a thread of its own, answers each by a few bytes. Both
 sides run the same loop twice, once over our transport and once over a bare DEALER and ROUTER that do not copy either.
@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Iterator
 from statistics import median
 from typing import Any
+from xmlrpc.client import Binary, ServerProxy
+from xmlrpc.server import SimpleXMLRPCRequestHandler, SimpleXMLRPCServer
 
 import msgpack
 import numpy as np
@@ -61,6 +63,33 @@ def bare(payload: bytes, messages: int, window: int) -> float:
         return _timed(send, lambda: dealer.recv_multipart(copy=False), answer, messages, window)
 
 
+class _OneLine(SimpleXMLRPCRequestHandler):
+    """Answers many calls over one connection, so that dialling is no part of what is measured."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = -1
+
+
+def xml_rpc(payload: bytes, messages: int, window: int) -> float:
+    """The standard library's XML-RPC, which carries bytes as base64 and has one call under way."""
+    with SimpleXMLRPCServer(("127.0.0.1", 0), _OneLine, logRequests=False) as server:
+        server.register_function(lambda sent: len(sent.data), "put")
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            with ServerProxy(f"http://127.0.0.1:{server.server_address[1]}") as proxy:
+                proxy.put(Binary(payload))
+                started = time.perf_counter()
+                for _ in range(messages):
+                    if proxy.put(Binary(payload)) != len(payload):
+                        raise ValueError("XML-RPC lost bytes")
+                return time.perf_counter() - started
+        finally:
+            server.shutdown()
+            thread.join()
+
+
 def _timed(
     send: Callable[[], object], receive: Callable[[], object], answer: Callable[[], None], messages: int, window: int
 ) -> float:
@@ -100,6 +129,17 @@ def throughput() -> dict[str, Any]:
 
     rates = _pairs(lambda: rate(ours), lambda: rate(bare))
     return _row("transport_5MB_messages", "GB/s", 0.9, rates, reference_is="bare ROUTER/DEALER, copy=False")
+
+
+def against_xml_rpc() -> dict[str, Any]:
+    """The same bytes over XML-RPC: fewer messages of it, since one takes that much longer."""
+    payload = bytes(np.random.default_rng(0).bytes(5_000_000))
+
+    def rate(run: Run, messages: int) -> float:
+        return messages * len(payload) / run(payload, messages, 4) / 1e9
+
+    rates = _pairs(lambda: rate(ours, 100), lambda: rate(xml_rpc, 8))
+    return _row("transport_5MB_against_xml_rpc", "GB/s", 20.0, rates, reference_is="xmlrpc of the stdlib, base64")
 
 
 def small_messages() -> dict[str, Any]:
@@ -142,6 +182,7 @@ def headers() -> dict[str, Any]:
 
 def rows() -> Iterator[dict[str, Any]]:
     yield throughput()
+    yield against_xml_rpc()
     yield small_messages()
     yield sums()
     yield headers()

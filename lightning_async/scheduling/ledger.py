@@ -22,10 +22,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
-from lightning_async.scheduling.held import Held, Unit, cut_out, joined, read_held
-from lightning_async.scheduling.ranges import Range, merged, overlap, size, without
+from lightning_async.scheduling.held import Held, Unit, common, cut_out, joined, read_held
+from lightning_async.scheduling.ranges import Range, merged, size, without
 
 WORN_OUT = 8  # how much wear sets a range aside
+MOST_PIECES = 4096  # of one unit, so that whoever tears the books into crumbs makes no lease that cannot be said
 COSTS_KEPT = 32
 
 
@@ -109,7 +110,7 @@ class Ledger:
         """What can be handed out, cut into units of `count` samples, at most `most` of them; the last may be smaller.
 
         In order: the first one holds what has waited longest. `apart`: what came back separately is not put together,
-        so such a unit may be smaller."""
+        so such a unit may be smaller; so may one of MOST_PIECES."""
         found: list[Unit] = []
         pieces: list[Held] = []
         room = count
@@ -124,7 +125,7 @@ class Ledger:
                 end = min(stop, start + room)
                 pieces.append(piece.part((number, start, end)))
                 room, start = room - (end - start), end
-                if room == 0:
+                if room == 0 or len(pieces) == MOST_PIECES:
                     found.append(Unit(tuple(pieces)))
                     if len(found) == most:
                         return found
@@ -144,13 +145,11 @@ class Ledger:
 
     def lease(self, worker: str, unit: Unit, now: float) -> list[Range]:
         """Hand out `unit`, one of `units`."""
-        for piece in unit.pieces:
-            number, start, stop = piece.range
+        self.free = cut_out(self.free, unit.ranges)
+        for number, start, stop in unit.ranges:
             if number * self.length + start >= self.position:
                 self._skip_to(number * self.length + start)
                 self.position = number * self.length + stop
-            else:
-                self.free = cut_out(self.free, [piece.range])
         own = self.leased.setdefault(worker, [])
         own += [replace(piece, at=now) for piece in unit.pieces]
         return merged(unit.ranges)
@@ -160,7 +159,7 @@ class Ledger:
         while self.position < position:
             number, start = divmod(self.position, self.length)
             stop = min(self.length, start + position - self.position)
-            self._put_back(Held((number, start, stop)))
+            self._put_back([Held((number, start, stop))])
             self.position += stop - start
 
     def missing(self, worker: str, ranges: Sequence[Range]) -> list[Range]:
@@ -173,7 +172,7 @@ class Ledger:
         """An update of `worker` with `ranges` was accepted; nothing of them is `missing`."""
         taken = self._take(self.leased, worker, ranges)
         again = without(ranges, [held.range for held in taken])
-        taken += [held.part(both) for held in self.free for row in again if (both := overlap(held.range, row))]
+        taken += common(self.free, again)
         self.free = cut_out(self.free, again)
         self.waiting.setdefault(worker, []).extend(taken)
 
@@ -189,7 +188,7 @@ class Ledger:
     def keep(self, worker: str, ranges: Sequence[Range], why: str, now: float) -> list[Range]:
         """`worker` holds just `ranges`: what came back meanwhile and nobody has taken is its again, so that it does not
         get it twice; the rest of its leases comes back, and is returned."""
-        again = [held.part(both) for held in self.free for row in ranges if (both := overlap(held.range, row))]
+        again = common(self.free, ranges)
         self.free = cut_out(self.free, ranges)
         if again:
             self.leased.setdefault(worker, []).extend(replace(held, at=now) for held in again)
@@ -229,7 +228,7 @@ class Ledger:
 
     def _take(self, books: dict[str, list[Held]], worker: str, ranges: Sequence[Range]) -> list[Held]:
         own = books.get(worker, [])
-        taken = [held.part(both) for held in own for row in ranges if (both := overlap(held.range, row))]
+        taken = common(own, ranges)
         left = cut_out(own, ranges)
         books.pop(worker, None)
         if left:
@@ -238,20 +237,18 @@ class Ledger:
 
     def _return(self, worker: str, taken: Sequence[Held], why: str, wear: int) -> None:
         self._note(worker, [held.range for held in taken], why)
-        for held in taken:
-            if held.wear + wear >= WORN_OUT:
-                self.aside = merged([*self.aside, held.range])
-                self._settle([held])
-            else:
-                self._put_back(Held(held.range, 0.0, worker, held.wear + wear))
+        worn = [held for held in taken if held.wear + wear >= WORN_OUT]
+        self.aside = merged([*self.aside, *(held.range for held in worn)])
+        self._settle(worn)
+        self._put_back([Held(h.range, 0.0, worker, h.wear + wear) for h in taken if h.wear + wear < WORN_OUT])
 
     def _note(self, worker: str, ranges: Sequence[Range], why: str) -> None:
         if ranges:
             self.returned[why] += size(ranges)
         self.costs.extend([why, worker, *row] for row in merged(ranges))
 
-    def _put_back(self, held: Held) -> None:
-        self.free = joined(sorted([*self.free, held], key=lambda other: other.range))
+    def _put_back(self, back: Sequence[Held]) -> None:
+        self.free = joined(sorted([*self.free, *back], key=lambda held: held.range))
 
     def _settle(self, taken: Iterable[Held]) -> None:
         for held in taken:

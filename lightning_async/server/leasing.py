@@ -23,6 +23,7 @@ from lightning_async.wire.messages import Reason
 
 MOST_STREAMS, MOST_SAMPLES, MOST_PASSES = 16, 10**7, 1000
 SHARES = 2  # near the end of a pass a lease is one of so many parts, for each live worker, of what is left of it
+MOST_ROWS, MOST_NOTED = 2**16, 64  # ranges that a message may name; that a refused update's are counted up to
 NOT_FINITE, DROPPED = 4, 1  # wear (Ledger): two updates of a range that were not finite set it aside
 
 
@@ -72,6 +73,8 @@ def find(run: Run, lease: m.Lease) -> Ledger | Refusal:
 
 
 def _read(values: list[object], ledger: Ledger) -> list[Range]:
+    if len(values) > MOST_ROWS:
+        raise ValueError(f"{len(values)} ranges in one message; at most {MOST_ROWS} are read")
     return rows.merged(rows.read(row, ledger.length) for row in values)
 
 
@@ -138,6 +141,8 @@ def _fair(run: Run, ledger: Ledger, lease: m.Lease, upto: int) -> int:
 def units_of(run: Run, push: m.Push) -> tuple[tuple[str, Range], ...]:
     """(stream, range) of what a Push names. Raises PayloadError for what cannot be read."""
     named: dict[str, list[Range]] = {}
+    if len(push.units) > MOST_ROWS:
+        raise PayloadError(f"`units`: {len(push.units)} ranges in one message; at most {MOST_ROWS} are read")
     for row in push.units:
         if not isinstance(row, list) or not row or not isinstance(row[0], str) or row[0] not in run.streams:
             raise PayloadError(f"`units`: got {str(row)[:60]}, expected [stream, pass, start, stop] of a leased stream")
@@ -192,7 +197,10 @@ def through(run: Run) -> str:
 
 
 def note_refused(run: Run, member: Member, push: m.Push, reason: str) -> None:
-    """What a refusal has delayed: the samples stay with the worker, which sends them again or gives them up."""
+    """What a refusal has delayed: the samples stay with the worker, which sends them again or gives them up.
+    Of more than MOST_NOTED ranges the journal keeps none, so they are not counted."""
+    if len(push.units) > MOST_NOTED:
+        return
     try:
         units = units_of(run, push)
     except PayloadError:

@@ -21,11 +21,11 @@ USUAL = 100.0  # samples; how many good ones a worker is believed to have behind
 def chosen(run: Run, ledger: Ledger, member: Member, lease: m.Lease, count: int, upto: int | None) -> Unit | None:
     """The unit that `member` gets; None when there is none, or the scheduler passes it over."""
     if not run.rules.scheduler.looks:
-        units = ledger.units(count, 1, upto)
+        units = _usable(lease, ledger.units(count, 1, upto))
         return units[0] if units else None
     workers = [member, *_others(run, ledger, member)]
     most = UNITS_EACH * len(workers)
-    units = ledger.units(count, most + 1, upto, apart=not lease.whole)
+    units = _usable(lease, ledger.units(count, most + 1, upto, apart=not lease.whole))
     if not units:
         return None
     market = Market(
@@ -36,6 +36,13 @@ def chosen(run: Run, ledger: Ledger, member: Member, lease: m.Lease, count: int,
     )
     index = run.rules.scheduler.choose(market)
     return None if index is None else units[index]
+
+
+def _usable(lease: m.Lease, units: list[Unit]) -> list[Unit]:
+    """The whole batches in `units`, for a worker that trains on nothing else."""
+    if not lease.whole:
+        return units
+    return [unit.first(unit.size // lease.batch * lease.batch) for unit in units if unit.size >= lease.batch]
 
 
 def observe(run: Run, member: Member, samples: int) -> None:

@@ -22,7 +22,7 @@ import msgpack
 
 from lightning_async.config import RunConfig, read_config
 from lightning_async.persistence import Record
-from lightning_async.server import memory
+from lightning_async.server import leasing, memory
 from lightning_async.server.actions import Action, Emit, Event, Received, Send, Tick
 from lightning_async.server.coordinator import Coordinator
 from lightning_async.server.private import NOTHING, Private
@@ -113,7 +113,8 @@ def without_payload(event: Received, receipt: m.Receipt) -> Received:
     """The same refused Push, without anything whose length its sender chooses: a replay needs its numbers only."""
     push = event.envelope.message
     assert isinstance(push, m.Push)
-    push = replace(push, digest="", present=None, hyper=[])
+    units = push.units if len(push.units) <= leasing.MOST_NOTED else []
+    push = replace(push, digest="", present=None, hyper=[], units=units)
     return Received(event.peer, Envelope(event.envelope.id, push), receipt)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
+from lightning_async.arguments import is_whole
 from lightning_async.errors import ConfigError
 
 Submit = Literal["update", "gradient"]
@@ -91,16 +92,16 @@ class RunConfig:
             ruled = value is None and name == "download_compression"
             _require(ruled or isinstance(value, str), name, value, 'a spec such as "mean"')
         _require(self.submit in ("update", "gradient"), "submit", self.submit, '"update" or "gradient"')
-        counted = isinstance(self.local_steps, str) or _whole(self.local_steps, 1)
+        counted = isinstance(self.local_steps, str) or is_whole(self.local_steps, 1)
         _require(counted, "local_steps", self.local_steps, 'an integer >= 1, or "auto"')
-        _require(_whole(self.fragments, 1), "fragments", self.fragments, "an integer >= 1")
-        asked = self.quorum in ("all", None) or _whole(self.quorum, 1)
+        _require(is_whole(self.fragments, 1), "fragments", self.fragments, "an integer >= 1")
+        asked = self.quorum in ("all", None) or is_whole(self.quorum, 1)
         _require(asked, "quorum", self.quorum, 'an integer >= 1, "all", or None')
-        _require(_whole(self.workers, 1), "workers", self.workers, "an integer >= 1")
+        _require(is_whole(self.workers, 1), "workers", self.workers, "an integer >= 1")
         for name in ("total_steps", "epochs"):
             most = getattr(self, name)
-            _require(most is None or _whole(most, 1), name, most, "an integer >= 1, or None")
-        _require(_whole(self.seed, -(2**63)), "seed", self.seed, "an integer")
+            _require(most is None or is_whole(most, 1), name, most, "an integer >= 1, or None")
+        _require(is_whole(self.seed, -(2**63)), "seed", self.seed, "an integer")
         _require(isinstance(self.follow, bool), "follow", self.follow, "True or False")
         grace = self.grace_s
         _require(grace == "auto" or 0 <= grace < math.inf, "grace_s", grace, 'seconds >= 0, or "auto"')
@@ -120,10 +121,6 @@ class RunConfig:
     def as_dict(self) -> dict[str, Any]:
         """Plain values only: what Welcome carries and a snapshot stores."""
         return asdict(self)
-
-
-def _whole(value: object, smallest: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= smallest
 
 
 def _require(holds: bool, name: str, got: object, expected: str) -> None:

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lightning_async.arguments import is_whole
 from lightning_async.errors import ConfigError
 from lightning_async.sparse import Sparse
 
@@ -87,20 +88,6 @@ class Combine:
 
 def tolerated(name: str, f: int) -> int:
     """f, where it is a number of attackers (an integer >= 0). Raises ConfigError for anything else."""
-    if isinstance(f, bool) or not isinstance(f, int) or f < 0:
+    if not is_whole(f, 0):
         raise ConfigError(f"{name} got f={f!r}; f counts attackers: an integer >= 0, not a share of the workers")
     return f
-
-
-def counted(name: str, **numbers: int) -> None:
-    """Raises ConfigError unless each number is an integer >= 1."""
-    for key, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ConfigError(f"{name} got {key}={value!r}; give an integer >= 1")
-
-
-def positive(name: str, **numbers: float) -> None:
-    """Raises ConfigError unless each number is finite and > 0."""
-    for key, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 < value < float("inf"):
-            raise ConfigError(f"{name} got {key}={value!r}; give a finite number > 0")

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_async.aggregation.aggregator import Aggregator
-from lightning_async.aggregation.base import Demand, Matrix, Mix, counted, positive
+from lightning_async.aggregation.base import Demand, Matrix, Mix
+from lightning_async.arguments import number, whole
 from lightning_async.spec import call
 
 SMALLEST_SHARE = 1e-9
@@ -20,8 +21,8 @@ def geometric_median(tolerance: float = 1e-6, iterations: int = 1000) -> Aggrega
     Stops when a step is shorter than `tolerance` x the median distance to the rows. Distances below 1e-9 of that median
     count as that (the smoothed iteration). Source: Weiszfeld 1937; Pillutla et al. 2022, RFA, algorithm 2.
     """
-    positive("geometric_median", tolerance=tolerance)
-    counted("geometric_median", iterations=iterations)
+    number("geometric_median tolerance", tolerance, above=0)
+    whole("geometric_median iterations", iterations, 1)
     spec = call("geometric_median", tolerance=tolerance, iterations=iterations)
 
     def weigh(gram: Matrix, _: int) -> Matrix:
@@ -37,8 +38,8 @@ def centered_clipping(tau: float, iterations: int = 3) -> Aggregator:
     n > 2f. Made for workers that send momentum; tau is of the size of the honest rows' spread around it.
     Source: Karimireddy et al. 2021, section 4 (algorithm 2).
     """
-    positive("centered_clipping", tau=tau)
-    counted("centered_clipping", iterations=iterations)
+    number("centered_clipping tau", tau, above=0)
+    whole("centered_clipping iterations", iterations, 1)
     spec = call("centered_clipping", tau=tau, iterations=iterations)
 
     def weigh(gram: Matrix, _: int) -> Matrix:

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from lightning_async.aggregation.aggregator import Aggregator
-from lightning_async.aggregation.base import Demand, State, counted, positive, tolerated
+from lightning_async.aggregation.base import Demand, State, tolerated
 from lightning_async.aggregation.closeness import closeness
 from lightning_async.aggregation.coordinate import mean, trimmed_mean
 from lightning_async.aggregation.sketch import sketch
+from lightning_async.arguments import number, whole
 from lightning_async.errors import ConfigError
 from lightning_async.spec import call
 
@@ -84,11 +85,9 @@ def zeno(rho: float, epsilon: float = 0.0, every: int = 1) -> Filter:
     computed from data that the server's owner trusts, anew after `every` versions. A zero update or a zero v: refused.
     Source: Xie et al. 2020, Zeno++, definition 2 and algorithm 2 (rho here is its rho / gamma).
     """
-    if isinstance(rho, bool) or not isinstance(rho, (int, float)) or not -1.0 < rho < 1.0:
-        raise ConfigError(f"zeno got rho={rho!r}; it is compared with a cosine: a number between -1 and 1")
-    if isinstance(epsilon, bool) or not isinstance(epsilon, (int, float)) or not 0.0 <= epsilon < math.inf:
-        raise ConfigError(f"zeno got epsilon={epsilon!r}; give a finite number >= 0")
-    counted("zeno", every=every)
+    number("zeno rho, which is compared with a cosine", rho, above=-1, below=1)
+    number("zeno epsilon", epsilon, least=0)
+    whole("zeno every", every, 1)
 
     def judge(case: Case, state: State) -> tuple[Verdict, State]:
         if case.trusted is None:
@@ -114,7 +113,7 @@ def kardam(f: int, decay: float = 0.1) -> Filter:
     Gradients must be nearly Lipschitz: an attacker that always sends the same vector has the slope 0 and is not seen.
     Remembers a few sketches a worker and one a version. Source: Damaskinos et al. 2018, sections 3.1 and 3.2.
     """
-    positive("kardam", decay=decay)
+    number("kardam decay", decay, above=0)
     least = 3 * tolerated("kardam", f) + 1
 
     def judge(case: Case, state: State) -> tuple[Verdict, State]:

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_async.aggregation.aggregator import Aggregator
-from lightning_async.aggregation.base import Demand, Matrix, Mix, counted, positive, tolerated
+from lightning_async.aggregation.base import Demand, Matrix, Mix, tolerated
 from lightning_async.aggregation.distances import nearest, squared
+from lightning_async.arguments import number, whole
 from lightning_async.errors import ConfigError
 from lightning_async.spec import call
 
@@ -27,7 +28,7 @@ def pipeline(*members: Mix | Aggregator) -> Aggregator:
 
 def clip_norm(c: float) -> Mix:
     """Each row longer than `c` is scaled to length c."""
-    positive("clip_norm", c=c)
+    number("clip_norm c", c, above=0)
     return _clipping(call("clip_norm", c=c), lambda norms: c, Demand())
 
 
@@ -74,7 +75,7 @@ def bucketing(s: int) -> Mix:
     server's, and each step adds 1.
     Source: Karimireddy et al. 2022, algorithm 1.
     """
-    counted("bucketing", s=s)
+    whole("bucketing s", s, 1)
 
     def weigh(gram: Matrix, seed: int) -> Matrix:
         k = len(gram)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import numpy as np
 
 from lightning_async.aggregation.aggregator import Aggregator
-from lightning_async.aggregation.base import Demand, Matrix, Mix, Weigh, counted, tolerated
+from lightning_async.aggregation.base import Demand, Matrix, Mix, Weigh, tolerated
 from lightning_async.aggregation.coordinate import nearest as nearest_to_median
 from lightning_async.aggregation.diameter import smallest_diameter
 from lightning_async.aggregation.distances import average, nearest, ranking, squared
+from lightning_async.arguments import whole
 from lightning_async.spec import call
 
 
@@ -31,7 +32,7 @@ def multi_krum(f: int, m: int | None = None) -> Aggregator:
     """
     demand = _krum_demand("multi_krum", f)
     if m is not None:
-        counted("multi_krum", m=m)
+        whole("multi_krum m", m, 1)
         least = max(demand.least, m + f + 2)
         demand = Demand(least, f"n >= 2f + 3 = {2 * f + 3} and n >= m + f + 2 = {m + f + 2}")
     spec = call("multi_krum", f=f) if m is None else call("multi_krum", f=f, m=m)

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import torch
 
-from lightning_async.attacks.base import Attack, Seen, finite, stateless
+from lightning_async.arguments import number
+from lightning_async.attacks.base import Attack, Seen, stateless
 from lightning_async.spec import call
 
 
 def sign_flip(k: float = 1.0) -> Attack:
     """-k x own: steps back along the descent direction, k times as far."""
-    finite("sign_flip", k=k)
+    number("sign_flip k", k)
     return stateless(call("sign_flip", k=k), lambda own, _: own * -k)
 
 
 def scale(k: float) -> Attack:
     """k x own: honest direction, dishonest length."""
-    finite("scale", k=k)
+    number("scale k", k)
     return stateless(call("scale", k=k), lambda own, _: own * k)
 
 
 def gaussian_noise(sigma: float = 1.0) -> Attack:
     """own + noise, whose standard deviation is sigma x the root mean square of own."""
-    finite("gaussian_noise", sigma=sigma)
+    number("gaussian_noise sigma", sigma)
 
     def send(own: torch.Tensor, seen: Seen) -> torch.Tensor:
         noise = torch.randn(own.shape, generator=seen.generator())
@@ -38,7 +39,7 @@ def zero() -> Attack:
 
 def random(k: float = 1.0) -> Attack:
     """A random direction of length k x |own|, another one each step."""
-    finite("random", k=k)
+    number("random k", k)
 
     def send(own: torch.Tensor, seen: Seen) -> torch.Tensor:
         noise = torch.randn(own.shape, generator=seen.generator())

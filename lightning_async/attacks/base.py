@@ -64,10 +64,3 @@ def permit(environment: Mapping[str, str]) -> None:
         raise ConfigError(
             f"got an attack in a run that is not marked as an experiment; set {MARK}=1 for it, or remove the attack"
         )
-
-
-def finite(name: str, **numbers: float) -> None:
-    """Raises ConfigError unless each number is a finite number."""
-    for key, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < float("inf"):
-            raise ConfigError(f"{name} got {key}={value!r}; give a finite number")

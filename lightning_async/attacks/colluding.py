@@ -6,8 +6,8 @@ from statistics import NormalDist
 
 from torch import Tensor
 
-from lightning_async.attacks.base import Attack, Seen, finite, known, stateless
-from lightning_async.errors import ConfigError
+from lightning_async.arguments import number, whole
+from lightning_async.attacks.base import Attack, Seen, known, stateless
 from lightning_async.spec import call
 
 
@@ -17,7 +17,7 @@ def alie(z: float | None = None) -> Attack:
     z None: the largest z that still has enough honest workers further out (`alie_z`). Source: Baruch et al. 2019.
     """
     if z is not None:
-        finite("alie", z=z)
+        number("alie z", z)
 
     def send(own: Tensor, seen: Seen) -> Tensor:
         honest = known(seen, own)
@@ -36,14 +36,13 @@ def alie_z(n: int, f: int) -> float:
 
 def ipm(epsilon: float = 0.5) -> Attack:
     """Inner-product manipulation: -epsilon x the mean of the honest updates. Source: Xie et al. 2020."""
-    finite("ipm", epsilon=epsilon)
+    number("ipm epsilon", epsilon)
     return stateless(call("ipm", epsilon=epsilon), lambda own, seen: known(seen, own).mean(0) * -epsilon)
 
 
 def mimic(target: int = 0) -> Attack:
     """A copy of one honest worker's update, so that its data count more often. Source: Karimireddy et al. 2022."""
-    if isinstance(target, bool) or not isinstance(target, int) or target < 0:
-        raise ConfigError(f"mimic got target={target!r}; give the number of an honest worker, from 0")
+    whole("mimic target", target, 0)
 
     def send(own: Tensor, seen: Seen) -> Tensor:
         honest = known(seen, own)

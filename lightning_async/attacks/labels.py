@@ -7,15 +7,14 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
+from lightning_async.arguments import whole
 from lightning_async.attacks.base import Attack
-from lightning_async.errors import ConfigError
 from lightning_async.spec import call
 
 
 def label_flip(classes: int) -> Attack:
     """Trains honestly on data whose label y became classes - 1 - y; what it then sends is what it computed."""
-    if isinstance(classes, bool) or not isinstance(classes, int) or classes < 2:
-        raise ConfigError(f"label_flip got classes={classes!r}; give the number of classes, 2 or more")
+    whole("label_flip classes", classes, 2)
     spec = call("label_flip", classes=classes)
     return Attack(spec, lambda own, _, state: (own, state), lambda dataset: FlippedLabels(dataset, classes))
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_async.attacks.base import Attack, Seen, State, finite, known
+from lightning_async.arguments import number, whole
+from lightning_async.attacks.base import Attack, Seen, State, known
 from lightning_async.errors import ConfigError
 from lightning_async.spec import call
 
 
 def stale_replay(delay: int = 5) -> Attack:
     """Sends one update again for `delay` more steps, under a fresh sequence number, then takes a new one."""
-    if isinstance(delay, bool) or not isinstance(delay, int) or delay < 1:
-        raise ConfigError(f"stale_replay got delay={delay!r}; give a number of steps, 1 or more")
+    whole("stale_replay delay", delay, 1)
 
     def submit(own: Tensor, seen: Seen, state: State) -> tuple[Tensor, State]:
         left = int(state["left"]) if state else 0
@@ -29,7 +29,8 @@ def slow_drip(factor: float = 3.0, share: float = 0.95) -> Attack:
 
     `factor` is the server's norm bound, in running medians. The direction is drawn from the seed of the first step.
     """
-    finite("slow_drip", factor=factor, share=share)
+    number("slow_drip factor", factor)
+    number("slow_drip share", share)
 
     def submit(own: Tensor, seen: Seen, state: State) -> tuple[Tensor, State]:
         direction = state.get("direction")
@@ -43,7 +44,7 @@ def slow_drip(factor: float = 3.0, share: float = 0.95) -> Attack:
 
 def fast(attack: Attack, speed: float = 10.0) -> Attack:
     """`attack` by a worker that submits `speed` times as often: for each update of an honest one, that many votes."""
-    finite("fast", speed=speed)
-    if not isinstance(attack, Attack) or speed <= 0.0:
-        raise ConfigError(f"got fast({attack!r}, speed={speed!r}); give an attack and a speed > 0: fast(zero(), 10.0)")
+    number("fast speed", speed, above=0)
+    if not isinstance(attack, Attack):
+        raise ConfigError(f"fast: got {attack!r}, expected an attack, as in fast(zero(), 10.0)")
     return Attack(call("fast", attack, speed=speed), attack.submit, attack.data, speed * attack.speed)

@@ -7,18 +7,8 @@ import math
 from torch import Tensor
 
 from lightning_async import spec
-from lightning_async.errors import ConfigError
-from lightning_async.outer.base import (
-    Outer,
-    State,
-    Update,
-    check_from_zero,
-    check_lr,
-    check_share,
-    counter,
-    strips,
-    zeros,
-)
+from lightning_async.arguments import number
+from lightning_async.outer.base import Outer, State, Update, counter, strips, zeros
 
 
 def adam(lr: float = 0.01, beta1: float = 0.9, beta2: float = 0.99, eps: float = 1e-8) -> Outer:
@@ -46,19 +36,17 @@ def age_gated_adam(
     both moments, plain Adam at s = 0. We have read its abstract only: that the gate is half a cosine wave, and both
     defaults, are ours.
     """
-    for name, value in {"alpha": alpha, "cutoff": cutoff}.items():
-        check_from_zero(name, value)
-    if not cutoff:
-        raise ConfigError("outer cutoff: got 0, expected a number > 0")
+    number("outer alpha", alpha, least=0)
+    number("outer cutoff", cutoff, above=0)
     text = spec.call("age_gated_adam", lr=lr, beta1=beta1, beta2=beta2, eps=eps, alpha=alpha, cutoff=cutoff)
     return _adam(text, lr, beta1, beta2, eps, spec.call("cosine_gate", alpha=alpha, cutoff=cutoff))
 
 
 def _adam(text: str, lr: float, beta1: float, beta2: float, eps: float, weight: str) -> Outer:
-    check_lr(lr)
-    check_share("beta1", beta1)
-    check_share("beta2", beta2)
-    check_from_zero("eps", eps)
+    number("outer lr", lr, above=0)
+    number("outer beta1", beta1, least=0, below=1)
+    number("outer beta2", beta2, least=0, below=1)
+    number("outer eps", eps, least=0)
 
     def move(parameters: Tensor, update: Update, state: State) -> State:
         t, scale = int(state["steps"].add_(1)), update.scale

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lightning_async.errors import ConfigError, PayloadError
+from lightning_async.errors import PayloadError
 
 State = dict[str, Tensor]
 STRIP = 1 << 16  # numbers; four strips of float32 fit into the second-level cache
@@ -92,24 +92,6 @@ def zeros(d: int) -> Tensor:
 def counter() -> Tensor:
     """A state's count of steps, 0."""
     return torch.zeros((), dtype=torch.int64)
-
-
-def check_lr(lr: float) -> None:
-    """Raises ConfigError for a rate that cannot be one."""
-    if not 0 < lr < math.inf:
-        raise ConfigError(f"outer lr: got {lr!r}, expected a finite number > 0")
-
-
-def check_share(name: str, value: float) -> None:
-    """Raises ConfigError unless 0 <= value < 1, as for a momentum."""
-    if not 0 <= value < 1:
-        raise ConfigError(f"outer {name}: got {value!r}, expected 0 <= {name} < 1")
-
-
-def check_from_zero(name: str, value: float) -> None:
-    """Raises ConfigError unless value is finite and >= 0."""
-    if not 0 <= value < math.inf:
-        raise ConfigError(f"outer {name}: got {value!r}, expected a finite number >= 0")
 
 
 def all_finite(vector: Tensor) -> bool:

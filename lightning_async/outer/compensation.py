@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from lightning_async import spec
+from lightning_async.arguments import number, whole
 from lightning_async.errors import ConfigError
-from lightning_async.outer.base import Outer, State, Update, bind, check_from_zero, check_share, counter, strips, zeros
+from lightning_async.outer.base import Outer, State, Update, bind, counter, strips, zeros
 from lightning_async.outer.momentum import sgd
 
 EPS = 1e-7
@@ -31,11 +32,10 @@ def delay_compensated(inner: Outer | None = None, lam: float = 2.0, decay: float
     inner = sgd() if inner is None else inner
     if not isinstance(inner, Outer) or PAST in inner.init(1):
         raise ConfigError(f"delay_compensated: got {inner!r}, expected an outer optimizer without delay compensation")
-    check_from_zero("lam", lam)
+    number("outer lam", lam, least=0)
     if decay is not None:
-        check_share("decay", decay)
-    if isinstance(keep, bool) or not isinstance(keep, int) or keep < 2:
-        raise ConfigError(f"outer keep: got {keep!r}, expected an integer >= 2")
+        number("outer decay", decay, least=0, below=1)
+    whole("outer keep", keep, 2)
     return _compensated(inner, lam, decay, keep)
 
 

@@ -16,17 +16,8 @@ import torch
 from torch import Tensor
 
 from lightning_async import spec
-from lightning_async.errors import ConfigError
-from lightning_async.outer.base import (
-    Outer,
-    State,
-    Update,
-    check_from_zero,
-    check_lr,
-    check_share,
-    strips,
-    zeros,
-)
+from lightning_async.arguments import number, whole
+from lightning_async.outer.base import Outer, State, Update, strips, zeros
 
 TINY = 1e-12  # a shorter block has no direction
 
@@ -38,10 +29,9 @@ def look_ahead(lr: float = 0.7, momentum: float = 0.9, steps: int = 1) -> Outer:
     Momentum look-ahead (Ajanthan et al., MCDC workshop at ICLR 2025). The rule is the one that arXiv 2606.00271
     restates (steps = 1); the sum over several steps is ours, for staleness of several versions.
     """
-    check_lr(lr)
-    check_share("momentum", momentum)
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ConfigError(f"outer steps: got {steps!r}, expected an integer >= 1")
+    number("outer lr", lr, above=0)
+    number("outer momentum", momentum, least=0, below=1)
+    whole("outer steps", steps, 1)
     walk = _walk(lr, momentum, lr * sum(momentum**i for i in range(1, steps + 1)))
 
     def move(parameters: Tensor, update: Update, state: State) -> State:
@@ -72,12 +62,11 @@ def heloco(
     here every step is, which is the same with a quorum of 1, and the aggregate where a step is made of several.
     The constants are those of public implementations of the paper, whose tables we have not seen.
     """
-    check_lr(lr)
-    check_share("momentum", momentum)
-    if not -1 <= c_ok <= 1:
-        raise ConfigError(f"outer c_ok: got {c_ok!r}, expected a cosine, -1 to 1")
+    number("outer lr", lr, above=0)
+    number("outer momentum", momentum, least=0, below=1)
+    number("outer c_ok", c_ok, least=-1, most=1)
     for name, value in {"k_s": k_s, "k_d": k_d, "kappa": kappa, "beta_max": beta_max}.items():
-        check_from_zero(name, value)
+        number(f"outer {name}", value, least=0)
     turn = Turn(c_ok, k_s, k_d, kappa, beta_max)
     walk = _walk(lr, momentum, lr * momentum)
     given = {"c_ok": c_ok, "k_s": k_s, "k_d": k_d, "kappa": kappa, "beta_max": beta_max}

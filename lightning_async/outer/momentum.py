@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from lightning_async import spec
-from lightning_async.errors import ConfigError
-from lightning_async.outer.base import Outer, State, Update, check_lr, check_share, counter, strips, zeros
+from lightning_async.arguments import number, whole
+from lightning_async.outer.base import Outer, State, Update, counter, strips, zeros
 
 
 def sgd(lr: float = 1.0) -> Outer:
@@ -16,7 +16,7 @@ def sgd(lr: float = 1.0) -> Outer:
 
     FedAvg (McMahan et al. 2017, algorithm 1).
     """
-    check_lr(lr)
+    number("outer lr", lr, above=0)
 
     def move(parameters: Tensor, update: Update, state: State) -> State:
         parameters.add_(update.vector, alpha=-lr * update.scale)
@@ -30,8 +30,8 @@ def nesterov(lr: float = 0.7, momentum: float = 0.9) -> Outer:
 
     DiLoCo (Douillard et al. 2023, arXiv 2311.08105, section 2).
     """
-    check_lr(lr)
-    check_share("momentum", momentum)
+    number("outer lr", lr, above=0)
+    number("outer momentum", momentum, least=0, below=1)
 
     def move(parameters: Tensor, update: Update, state: State) -> State:
         for x, u, m in strips(parameters, update.vector, state["momentum"]):
@@ -50,12 +50,11 @@ def delayed_nesterov(lr: float = 0.7, momentum: float = 0.9, buffer: int | None 
     `buffer` None: the run's expected workers. c, 0 to 1 / N, spreads the momentum over the steps between.
     Asynchronous Local-SGD (Liu et al. 2024, arXiv 2401.09135, algorithm 3), which uses c = 0 and N = the workers.
     """
-    check_lr(lr)
-    check_share("momentum", momentum)
-    if buffer is not None and (isinstance(buffer, bool) or not isinstance(buffer, int) or buffer < 1):
-        raise ConfigError(f"outer buffer: got {buffer!r}, expected an integer >= 1, or None")
-    if not 0 <= c <= 1 / (buffer or 1):
-        raise ConfigError(f"outer c: got {c!r}, expected 0 <= c <= 1 / buffer")
+    number("outer lr", lr, above=0)
+    number("outer momentum", momentum, least=0, below=1)
+    if buffer is not None:
+        whole("outer buffer", buffer, 1)
+    number("outer c", c, least=0, most=1 / (buffer or 1))
     text = spec.call("delayed_nesterov", lr=lr, momentum=momentum, buffer=buffer, c=c)
 
     def of(n: int) -> Outer:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lightning_async import spec
-from lightning_async.errors import ConfigError
+from lightning_async.arguments import number, whole
 
 State = list[Any]
 
@@ -28,8 +28,7 @@ class Predictor:
 
 def ewma(weight: float = 0.2) -> Predictor:
     """Samples times the moving average of the seconds for one: newest times `weight`, the rest as before."""
-    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight <= 1:
-        raise ConfigError(f"ewma weight: got {weight!r}, expected more than 0 and at most 1")
+    number("ewma weight", weight, above=0, most=1)
 
     def observe(state: State, samples: int, seconds: float) -> State:
         new = seconds / samples
@@ -41,8 +40,7 @@ def ewma(weight: float = 0.2) -> Predictor:
 def least_squares(window: int = 64) -> Predictor:
     """a + b x samples with a, b >= 0, the least squares of the worker's last `window` updates: what is the same for
     every update (its way through the line) and what grows with it. Proportional until two sizes were seen."""
-    if isinstance(window, bool) or not isinstance(window, int) or window < 2:
-        raise ConfigError(f"least_squares window: got {window!r}, expected an integer >= 2")
+    whole("least_squares window", window, 2)
 
     def observe(state: State, samples: int, seconds: float) -> State:
         return [*state, [samples, seconds]][-window:]

@@ -7,13 +7,13 @@ same time everywhere, and no less than an exchange does.
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from lightning_async import spec
+from lightning_async.arguments import is_whole, number, whole
 from lightning_async.errors import ConfigError
 from lightning_async.telemetry import Ewma
 
@@ -88,12 +88,10 @@ def auto(steps: int = 16, most: int = 128, staleness: float = 1.5) -> Sizing:
     the rounds of the others beyond these bounds by what it says of itself.
     """
     for name, value in {"steps": steps, "most": most}.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ConfigError(f"local_steps auto: {name}: got {value!r}, expected an integer >= 1")
+        whole(f"local_steps auto: {name}", value, 1)
     if most < steps:
         raise ConfigError(f"local_steps auto: most: got {most!r}, expected at least steps, {steps!r}")
-    if isinstance(staleness, bool) or not isinstance(staleness, (int, float)) or not 0 < staleness < math.inf:
-        raise ConfigError(f"local_steps auto: staleness: got {staleness!r}, expected a finite number > 0")
+    number("local_steps auto: staleness", staleness, above=0)
 
     def of(size: int, mine: Speed, live: Sequence[Speed]) -> int:
         known = [speed for speed in live if speed.known]
@@ -122,7 +120,7 @@ def _smooth(size: int, wanted: int) -> int:
 
 def fixed(steps: int) -> Sizing:
     """`steps` for everybody."""
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+    if not is_whole(steps, 1):
         raise ConfigError(f'local_steps: got {steps!r}, expected an integer >= 1, or "auto"')
     return Sizing(steps, steps, steps)
 

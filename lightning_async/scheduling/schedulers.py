@@ -8,11 +8,11 @@ shows nobody is passed over.
 from __future__ import annotations
 
 import importlib
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from lightning_async import spec
+from lightning_async.arguments import number
 from lightning_async.errors import ConfigError
 from lightning_async.scheduling.market import Market
 from lightning_async.scheduling.matching import stable_matching
@@ -55,8 +55,7 @@ def capability(slack: float = 1.0) -> Scheduler:
     """Each unit in turn goes to the worker that would be through with it first, after what it holds and was given
     before; who asks gets the first of its own. With `slack` > 1 it also gets one for which it needs at most so many
     times as long as the first. Minimum completion time (Ibarra and Kim 1977; Maheswaran et al. 1999)."""
-    if not 1.0 <= slack < math.inf:
-        raise ConfigError(f"capability slack: got {slack!r}, expected a finite number >= 1")
+    number("capability slack", slack, least=1)
 
     def choose(market: Market) -> int | None:
         load = [worker.telemetry.held for worker in market.workers]
@@ -181,5 +180,4 @@ def _ordered(row: Sequence[float]) -> list[int]:
 
 def _weights(**values: float) -> None:
     for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-            raise ConfigError(f"scheduler {name}: got {value!r}, expected a finite number >= 0")
+        number(f"scheduler {name}", value, least=0)

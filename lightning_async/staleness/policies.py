@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from lightning_async import spec
+from lightning_async.arguments import number, whole
 from lightning_async.errors import ConfigError
 from lightning_async.staleness.pace import Pace, Rate
 
@@ -35,8 +36,7 @@ class Policy:
 
 def fixed(bound: int = 50) -> Policy:
     """The same bound for every worker; 0 makes training synchronous. Stale-synchronous parallel, Ho et al. 2013."""
-    if isinstance(bound, bool) or not isinstance(bound, int) or bound < 0:
-        raise ConfigError(f"staleness bound: got {bound!r}, expected an integer >= 0")
+    whole("staleness bound", bound, 0)
     return Policy(spec.call("fixed", bound=bound), bound, lambda sight: bound)
 
 
@@ -52,8 +52,7 @@ def adaptive(deviations: float = 4.0, floor: float = 2.0, ceiling: float = 200.0
     Ours; as the timeout of TCP, mean + 4 deviations (Jacobson 1988, RFC 6298).
     """
     for name, value in {"deviations": deviations, "floor": floor, "ceiling": ceiling}.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-            raise ConfigError(f"staleness {name}: got {value!r}, expected a finite number >= 0")
+        number(f"staleness {name}", value, least=0)
     if ceiling < max(floor, 1.0):
         raise ConfigError(f"staleness ceiling: got {ceiling!r}, expected at least 1 and the floor, {floor!r}")
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from lightning_async import spec
+from lightning_async.arguments import number
 from lightning_async.errors import ConfigError
 
 LEAST = 1e-6  # where a formula says 0, or nearly
@@ -31,21 +32,21 @@ def constant() -> Weight:
 def polynomial(a: float = 0.5) -> Weight:
     """(1 + s)^-a. FedAsync (Xie et al. 2019, section 5.2); FedBuff (Nguyen et al. 2022) uses a = 0.5, and a = 1 divides
     the rate by the staleness (Zhang et al. 2016)."""
-    _positive("a", a)
+    number("staleness weight a", a, above=0)
     return Weight(spec.call("polynomial", a=a), lambda s: float((1 + s) ** -a))
 
 
 def hinge(a: float = 10.0, b: float = 4.0) -> Weight:
     """1 while s <= b, then 1 / (a (s - b) + 1). FedAsync (Xie et al. 2019, section 5.2)."""
-    _positive("a", a)
-    _positive("b", b)
+    number("staleness weight a", a, above=0)
+    number("staleness weight b", b, above=0)
     return Weight(spec.call("hinge", a=a, b=b), lambda s: 1.0 if s <= b else 1.0 / (a * (s - b) + 1.0))
 
 
 def exponential(alpha: float = 0.1) -> Weight:
     """e^(-alpha s), at least 1e-6: what an update knows fades at a constant rate. Kardam's dampening (Damaskinos et al.
     2018) and the decay in arXiv 2605.09126."""
-    _positive("alpha", alpha)
+    number("staleness weight alpha", alpha, above=0)
     return Weight(spec.call("exponential", alpha=alpha), lambda s: max(math.exp(-alpha * s), LEAST))
 
 
@@ -55,9 +56,8 @@ def cosine_gate(alpha: float = 0.1, cutoff: float = 16.0) -> Weight:
     Cosine-gated Adam-decay (Shah and Sun 2026, arXiv 2605.09126), of which we have read the abstract: gate x
     exponential, the gate falling smoothly to 0 at a cutoff. Half a cosine wave, and both defaults, are ours.
     """
-    if not 0 <= alpha < math.inf:
-        raise ConfigError(f"staleness weight alpha: got {alpha!r}, expected a number >= 0")
-    _positive("cutoff", cutoff)
+    number("staleness weight alpha", alpha, least=0)
+    number("staleness weight cutoff", cutoff, above=0)
 
     def of(s: int) -> float:
         gate = math.cos(math.pi * s / (2 * cutoff)) ** 2 if s < cutoff else 0.0
@@ -71,11 +71,6 @@ def product(*weights: Weight) -> Weight:
     if not all(isinstance(weight, Weight) for weight in weights):
         raise ConfigError(f"staleness weight product: got {weights!r}, expected weights, such as polynomial(a=0.5)")
     return Weight(spec.call("product", *weights), lambda s: max(math.prod(weight.of(s) for weight in weights), LEAST))
-
-
-def _positive(name: str, value: float) -> None:
-    if not 0 < value < math.inf:
-        raise ConfigError(f"staleness weight {name}: got {value!r}, expected a number > 0")
 
 
 WEIGHTS: dict[str, Callable[..., Weight]] = {

@@ -17,6 +17,7 @@ number of leases, not that of samples.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
@@ -28,6 +29,7 @@ from lightning_async.scheduling.ranges import Range, merged, size, without
 WORN_OUT = 8  # how much wear sets a range aside
 MOST_PIECES = 4096  # of one unit, so that whoever tears the books into crumbs makes no lease that cannot be said
 COSTS_KEPT = 32
+PLAIN = ("length", "position", "passes", "applied", "base", "least")
 
 
 @dataclass
@@ -45,11 +47,11 @@ class Ledger:
     aside: list[Range] = field(default_factory=list)
     returned: Counter[str] = field(default_factory=Counter)  # why -> samples
     base: int = 0  # the pass that is epoch 0 of those who train by passes now
+    least: int = 1  # fewer samples are of no use to those who train
     fits: list[str] = field(default_factory=list)  # the workers that do
     asked: dict[str, float] = field(default_factory=dict)  # worker -> when it asked for a lease last
-    costs: deque[list[Any]] = field(
-        default_factory=lambda: deque(maxlen=COSTS_KEPT)
-    )  # [why, worker, pass, start, stop]
+    # [why, worker, pass, start, stop]
+    costs: deque[list[Any]] = field(default_factory=lambda: deque(maxlen=COSTS_KEPT))
 
     @classmethod
     def restored(cls, values: Mapping[str, Any] | Sequence[int]) -> Ledger:
@@ -59,21 +61,17 @@ class Ledger:
             length, position = values
             done, rest = divmod(position, length)
             return cls(length, position, booked={done: rest} if rest else {}, passes=done, applied=position)
-        books = {name: {w: read_held(own) for w, own in values[name].items()} for name in ("leased", "waiting")}
         return cls(
-            length=values["length"],
-            position=values["position"],
+            leased={worker: read_held(own) for worker, own in values["leased"].items()},
+            waiting={worker: read_held(own) for worker, own in values["waiting"].items()},
             free=read_held(values["free"]),
             booked=dict(values["booked"]),
-            passes=values["passes"],
-            applied=values["applied"],
-            base=values["base"],
             fits=list(values["fits"]),
             asked=dict(values["asked"]),
             aside=[(a, b, c) for a, b, c in values["aside"]],
             returned=Counter(values["returned"]),
             costs=deque(values["costs"], maxlen=COSTS_KEPT),
-            **books,
+            **{name: values[name] for name in PLAIN if name in values},
         )
 
     @property
@@ -87,24 +85,37 @@ class Ledger:
 
     def out(self, upto: int | None, but: str = "") -> int:
         """Samples of the passes up to `upto` (None: all) that are leased to others than `but`, so may come back."""
-        rows = (held.range for name, own in self.leased.items() if name != but for held in own)
-        return size(row for row in rows if upto is None or row[0] <= upto)
+        held = (held.range for name, own in self.leased.items() if name != but for held in own)
+        return size(row for row in held if upto is None or row[0] <= upto)
 
     def left(self, upto: int) -> int:
         """Samples of the passes up to `upto` that can be handed out now."""
         return max(0, (upto + 1) * self.length - self.position) + size(h.range for h in self.free if h.range[0] <= upto)
 
+    def through(self, passes: int) -> bool:
+        """Whether so many passes are applied, but for less than `least` samples."""
+        under_way = (held for books in (self.leased, self.waiting) for own in books.values() for held in own)
+        return self.left(passes - 1) < self.least and not any(held.range[0] < passes for held in under_way)
+
     def epoch(self, worker: str, number: int, of: int) -> tuple[int, bool]:
         """(the pass that epoch `number` of `of` of this worker goes up to, whether it is its last one).
 
-        Who comes first begins with the pass that is being handed out. Who comes while others train helps them with
-        the pass that they are at, and ends with them.
+        Who comes first begins with what is left of the last pass, if that is `least` samples. Who comes while others
+        train helps them with the pass that they are at, and ends with them.
         """
+        at = self.newest
+        if not self.fits:
+            at = self._begun(min(self.least, self.length))
+            self.base = at - number
         if worker not in self.fits:
-            self.base = self.base if self.fits else self.newest - number
             self.fits.append(worker)
-        last = self.base + of - 1
-        return min(last, max(self.base + number, self.newest)), max(self.base + number, self.newest) >= last
+        last, at = self.base + of - 1, max(self.base + number, at)
+        return min(last, at), at >= last
+
+    def _begun(self, least: int) -> int:
+        """The pass that was handed out last, or the first after it up to which `least` samples are left."""
+        last = max(0, self.position - 1) // self.length
+        return next(number for number in itertools.count(last) if self.left(number) >= least)
 
     def units(self, count: int, most: int, upto: int | None = None, apart: bool = False) -> list[Unit]:
         """What can be handed out, cut into units of `count` samples, at most `most` of them; the last may be smaller.
@@ -150,8 +161,7 @@ class Ledger:
             if number * self.length + start >= self.position:
                 self._skip_to(number * self.length + start)
                 self.position = number * self.length + stop
-        own = self.leased.setdefault(worker, [])
-        own += [replace(piece, at=now) for piece in unit.pieces]
+        self.leased.setdefault(worker, []).extend(replace(piece, at=now) for piece in unit.pieces)
         return merged(unit.ranges)
 
     def _skip_to(self, position: int) -> None:
@@ -192,8 +202,7 @@ class Ledger:
         self.free = cut_out(self.free, ranges)
         if again:
             self.leased.setdefault(worker, []).extend(replace(held, at=now) for held in again)
-        own = self.leased.get(worker, [])
-        gone = without([held.range for held in own], ranges)
+        gone = without([held.range for held in self.leased.get(worker, ())], ranges)
         return self.give_back(worker, gone, why)
 
     def give_back(self, worker: str, ranges: Sequence[Range], why: str, wear: int = 0) -> list[Range]:
@@ -224,13 +233,11 @@ class Ledger:
     def touch(self, now: float) -> None:
         """Every lease begins at `now`: the clock is another one."""
         self.asked = dict.fromkeys(self.asked, now)
-        self.leased = {worker: [replace(held, at=now) for held in own] for worker, own in self.leased.items()}
+        self.leased = {name: [replace(held, at=now) for held in own] for name, own in self.leased.items()}
 
     def _take(self, books: dict[str, list[Held]], worker: str, ranges: Sequence[Range]) -> list[Held]:
-        own = books.get(worker, [])
-        taken = common(own, ranges)
-        left = cut_out(own, ranges)
-        books.pop(worker, None)
+        own = books.pop(worker, [])
+        taken, left = common(own, ranges), cut_out(own, ranges)
         if left:
             books[worker] = left
         return taken
@@ -279,15 +286,11 @@ class Ledger:
     def dump(self) -> dict[str, Any]:
         """JSON values."""
         return {
-            "length": self.length,
-            "position": self.position,
+            **{name: getattr(self, name) for name in PLAIN},
             "free": [astuple(held) for held in self.free],
             "leased": {worker: [astuple(held) for held in own] for worker, own in self.leased.items()},
             "waiting": {worker: [astuple(held) for held in own] for worker, own in self.waiting.items()},
             "booked": [[number, done] for number, done in self.booked.items()],
-            "passes": self.passes,
-            "applied": self.applied,
-            "base": self.base,
             "fits": list(self.fits),
             "asked": dict(self.asked),
             "aside": self.aside,

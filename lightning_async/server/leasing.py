@@ -11,6 +11,7 @@ from __future__ import annotations
 from lightning_async.errors import PayloadError
 from lightning_async.scheduling import Held, Ledger, Range
 from lightning_async.scheduling import ranges as rows
+from lightning_async.scheduling.ledger import WORN_OUT
 from lightning_async.server import market, pacing
 from lightning_async.server.admission import Refusal
 from lightning_async.server.buffer import Slot
@@ -31,22 +32,24 @@ def lease(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m
     lease = envelope.message
     assert isinstance(lease, m.Lease)
     assert member is not None
+    ledger = find(run, lease)
+    if isinstance(ledger, Refusal):
+        return ledger
     number, granted = member.granted.get(lease.stream, (0, None))
     if lease.number > 0 and lease.number == number and granted is not None:
         return granted
     if 0 < lease.number < number:
         return Refusal(Reason.SEQUENCE, f"lease number {lease.number} after {number}; send the next one")
-    ledger = find(run, lease)
-    if isinstance(ledger, Refusal):
-        return ledger
     try:
         holds = None if lease.holds is None else _read(lease.holds, ledger)
-        spoiled = _read(lease.spoiled, ledger)
+        spoiled, unstepped = _read(lease.spoiled, ledger), _read(lease.unstepped, ledger)
     except ValueError as error:
         return Refusal(Reason.PROTOCOL, str(error))
     if lease.count + ledger.held(member.name) > min(MOST_SAMPLES, MOST_PASSES * ledger.length):
         return Refusal(Reason.LIMIT, f"more than {MOST_PASSES} passes of {ledger.length} samples held by one worker")
     run.streams[lease.stream], member.bytes_per_s = ledger, max(0.0, lease.bytes_per_s)
+    ledger.least = lease.batch if lease.whole else 1
+    _tell(run, lease.stream, member.name, ledger.give_back(member.name, unstepped, "no step", WORN_OUT), "no step")
     _take_back(run, lease.stream, ledger, member, holds, spoiled)
     ranges = _granted(run, ledger, member, lease)
     member.granted[lease.stream] = (lease.number, ranges)
@@ -192,8 +195,11 @@ def settle(run: Run, slot: Slot, dropped: str) -> None:
 
 def through(run: Run) -> str:
     """Why the run is over, if it is to make so many passes and has; empty otherwise."""
-    wanted, made = run.config.epochs, min((ledger.passes for ledger in run.streams.values()), default=0)
-    return f"{made} of {wanted} passes are applied" if wanted is not None and made >= wanted else ""
+    wanted, streams = run.config.epochs, run.streams.values()
+    if wanted is None or not streams or not all(ledger.through(wanted) for ledger in streams):
+        return ""
+    rest = max(ledger.left(wanted - 1) for ledger in streams)
+    return f"{wanted} of {wanted} passes are applied" + (f", but for {rest} samples: no whole batch" if rest else "")
 
 
 def note_refused(run: Run, member: Member, push: m.Push, reason: str) -> None:

@@ -42,13 +42,18 @@ class SharedSampler(Sampler[int]):
     def __init__(
         self, run: Run, stream: str, own: Sampler[int], length: int, batch_size: int, whole: bool, times: int = 1
     ) -> None:
-        self._run, self._stream, self._own = run, stream, own
-        self._length, self._batch_size, self._whole = length, batch_size, whole
+        self._run, self._stream = run, stream
+        self._length = length
+        self.adopt(own, batch_size, whole)
         self.passes: Epoch | None = None
         self.times = times  # how often its loader is iterated at once
         self._quota = quota(length, run.workers())
         self._leases: LeaseSampler | None = None
         self.trial = False  # whether the iterator made last is the user's own
+
+    def adopt(self, own: Sampler[int], batch_size: int, whole: bool) -> None:
+        """The loader was made anew, perhaps with other batches: the samples go on where they are."""
+        self._own, self._batch_size, self._whole = own, batch_size, whole
 
     def __len__(self) -> int:
         return self._quota
@@ -63,6 +68,7 @@ class SharedSampler(Sampler[int]):
             self._leases = LeaseSampler(
                 engine, self._stream, self._length, self._batch_size, shuffle, self._quota, self._whole
             )
+        self._leases.batch_size, self._leases.whole = self._batch_size, self._whole
         self._leases.passes = None if self.passes is None else self.passes()
         return iter(self._leases)
 
@@ -78,7 +84,7 @@ class Shares:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._changed: dict[int, tuple[Any, Any, SharedSampler]] = {}  # by id: batch sampler, its own sampler, ours
-        self._samplers: dict[tuple[str, int, int], SharedSampler] = {}
+        self._samplers: dict[tuple[str, int], SharedSampler] = {}
         self._seen: dict[int, Any] = {}
         self._warned = self._early = False
 
@@ -108,10 +114,11 @@ class Shares:
             self._warn(obstacle)
             return
         batches = loader.batch_sampler
-        own, key = batches.sampler, (stream, len(loader.dataset), loader.batch_size or 1)
+        own, key, how = batches.sampler, (stream, len(loader.dataset)), (loader.batch_size or 1, loader.drop_last)
         if key not in self._samplers:
-            self._samplers[key] = SharedSampler(self._run, stream, own, *key[1:], loader.drop_last)
+            self._samplers[key] = SharedSampler(self._run, stream, own, key[1], *how)
         sampler = batches.sampler = self._samplers[key]
+        sampler.adopt(own, *how)
         self._changed[id(batches)], sampler.times = (batches, own, sampler), 1
         for _, _, other in self._changed.values():
             other.passes = None if self._early or len(self._seen) > 1 else passes

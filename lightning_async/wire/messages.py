@@ -91,6 +91,7 @@ class Lease:
     number: int = 0  # 1, 2, 3, ... per worker and stream; a repeated one gets the first answer again. 0: not numbered
     holds: list[Any] | None = None  # [pass, start, stop]: all that this worker still holds; the rest goes back
     spoiled: list[Any] = field(default_factory=list)  # what goes back because its update was not finite
+    unstepped: list[Any] = field(default_factory=list)  # what goes back because no step has followed its batch
     batch: int = 1  # samples in a batch of this worker; leases are whole batches where the pass has that many
     whole: bool = False  # less than a batch is of no use to this worker
     epoch: int | None = None  # begins, of `epochs` that are passes of the run; null: any pass

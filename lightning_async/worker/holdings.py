@@ -23,6 +23,7 @@ class Holdings:
     def __init__(self) -> None:
         self._held: dict[str, list[Range]] = {}
         self._spoiled: dict[str, list[Range]] = {}
+        self._unstepped: dict[str, list[Range]] = {}
         self._batch: list[Unit] = []  # begun, and no optimizer has stepped on it yet
         self._sent: dict[int, list[Unit]] = {}  # sequence number -> samples of updates that may still come back
 
@@ -33,6 +34,10 @@ class Holdings:
     def spoiled(self, stream: str) -> list[Range]:
         """What of `stream` made an update that was not finite, since this was asked last."""
         return self._spoiled.pop(stream, [])
+
+    def unstepped(self, stream: str) -> list[Range]:
+        """What of `stream` was given up by `end`, since this was asked last."""
+        return self._unstepped.pop(stream, [])
 
     def grant(self, stream: str, ranges: Iterable[Range]) -> None:
         """The server has given these."""
@@ -46,6 +51,14 @@ class Holdings:
         """An optimizer has stepped: the samples of the batches since the last step, which are in the round now."""
         units, self._batch = self._batch, []
         return units
+
+    def end(self) -> None:
+        """No batch follows for now: what no optimizer has stepped on since its batch (a script that accumulates by
+        itself, a training step that gave no loss) is given up, so that nobody waits for it."""
+        units = self.stepped()
+        for stream, row in units:
+            self._unstepped.setdefault(stream, []).append(row)
+        self._drop(units)
 
     def send(self, seq: int, units: Sequence[Unit]) -> list[list[object]]:
         """`units` go out with update `seq`; as a message names them."""
@@ -81,7 +94,7 @@ class Holdings:
         if spoiled:
             for stream, row in units:
                 self._spoiled.setdefault(stream, []).append(row)
-        self._drop([*units, *rest, *self.stepped()])
+        self._drop([*units, *rest])
 
     def _drop(self, units: Iterable[Unit]) -> None:
         for stream, own in _by_stream(units).items():

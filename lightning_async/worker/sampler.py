@@ -42,7 +42,7 @@ class LeaseSampler(Sampler[int]):
         engine: joined.
         stream: name of the shared stream, one a data set.
         length: samples in the data set; the same on every worker.
-        batch_size: of the loader; sizes the first lease (four batches).
+        batch_size: of the loader; sizes the first lease (four batches). It and `whole` may be set between epochs.
         shuffle: a new permutation each pass, or the data set's order.
         share: samples of an epoch of this worker; by default its `quota`.
         whole: a batch with fewer samples is not trained on.
@@ -61,7 +61,7 @@ class LeaseSampler(Sampler[int]):
         passes: tuple[int, int] | None = None,
     ) -> None:
         self._engine, self._stream, self._length, self._shuffle = engine, stream, length, shuffle
-        self._batch_size, self._whole, self.passes = batch_size, whole, passes
+        self.batch_size, self.whole, self.passes = batch_size, whole, passes
         self._quota = quota(length, engine.workers) if share is None else share
         self._count = max(1, min(length, BATCHES_AHEAD * batch_size))
         self._most = max(self._count, self._quota // SMALLEST_PARTS)
@@ -101,7 +101,7 @@ class LeaseSampler(Sampler[int]):
 
     def hand_over(self) -> None:
         """The next batch begins: its samples are in what an optimizer steps on next."""
-        count = min(self._batch_size, self._ahead)
+        count = min(self.batch_size, self._ahead)
         self._ahead -= count
         begun: list[Range] = []
         while count:
@@ -132,6 +132,7 @@ class LeaseSampler(Sampler[int]):
         back, and take what does; whether there is something for one more epoch."""
         engine = self._engine
         engine.flush()
+        engine.holdings.end()
         while self._ask_for_more() and not self._again and not engine.stop_asked and not give_up():
             engine.wait(lambda: engine.stop_asked, LOOK_S)
         return self._again and not engine.stop_asked
@@ -166,8 +167,9 @@ class LeaseSampler(Sampler[int]):
             number=self._number,
             holds=[list(row) for row in self._engine.holdings.of(self._stream)],
             spoiled=[list(row) for row in self._engine.holdings.spoiled(self._stream)],
-            batch=self._batch_size,
-            whole=self._whole,
+            unstepped=[list(row) for row in self._engine.holdings.unstepped(self._stream)],
+            batch=self.batch_size,
+            whole=self.whole,
             epoch=epoch,
             epochs=epochs,
             upto=None if self.passes is None else self._upto,

@@ -242,7 +242,7 @@ def test_who_comes_while_others_train_ends_with_them() -> None:
         room.say(name, m.Leave())
     room.hello("d")
     new = epoch(room, "d", 0, 1)
-    assert (new.upto, new.final) == (2, True), "nobody trains any more, so this is a fit of its own"
+    assert (new.upto, new.final) == (1, True), "nobody trains any more, so this is a fit of its own"
     assert new.ranges[0] == [0, 0, 4], "and what the others left comes first"
 
 

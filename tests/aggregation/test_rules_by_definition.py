@@ -60,8 +60,10 @@ def bulyan(x, f):
 
 
 def mda(x, f):
+    between = {(i, j): distance(x[i], x[j]) for i, j in itertools.combinations(range(len(x)), 2)}
+
     def size(rows):
-        pairs = [distance(x[i], x[j]) for i, j in itertools.combinations(rows, 2)]
+        pairs = [between[pair] for pair in itertools.combinations(rows, 2)]
         return round(max(pairs), 9), sum(pair**2 for pair in pairs)
 
     return x[list(min(itertools.combinations(range(len(x)), len(x) - f), key=size))].mean(axis=0)

@@ -29,7 +29,7 @@ class Pipe:
             if size <= rate * (until - at):
                 return at + (size / rate if size else 0.0)
             size -= rate * (until - at)
-            at = until
+            at = max(until, math.nextafter(at, math.inf))  # rounding may leave an end in the piece before it
 
     def _piece(self, at: float) -> tuple[float, float]:
         """(rate, until when it holds) of the line at time `at`."""

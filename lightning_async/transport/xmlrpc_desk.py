@@ -24,6 +24,7 @@ INBOX = 8  # messages of a session that wait to be read; then its next one waits
 ANSWER_BYTES = 8 * 2**20  # of messages in one answer, unless the first one is larger
 LONGEST_WAIT_S = 10.0
 MOST_SESSIONS = 4096
+ROOM = 4  # of the largest message: so many bytes may wait for one session that does not poll
 
 
 @dataclass
@@ -35,6 +36,7 @@ class Session:
     expected: int = 0  # number of its next message; 0 for any, before the first
     inbox: deque[list[memoryview]] = field(default_factory=deque)
     outbox: deque[tuple[int, Parcel]] = field(default_factory=deque)
+    waiting_bytes: int = 0  # in the outbox
     sent: int = 0  # messages that were put into the outbox so far
     asks: int = 0  # of polls so far: a newer one ends those that wait
 
@@ -86,7 +88,7 @@ class Desk:
         with self._changed:
             session = self._session(name)
             while epoch == self.epoch and session.outbox and session.outbox[0][0] <= have:
-                session.outbox.popleft()
+                session.waiting_bytes -= _bytes(session.outbox.popleft()[1])
             session.asks += 1
             asks, wait_s = session.asks, min(wait_ms / 1000, LONGEST_WAIT_S)
             self._changed.wait_for(lambda: session.outbox or session.asks != asks or self.closed, wait_s)
@@ -126,7 +128,11 @@ class Desk:
             session = self._peers.get(peer)
             if session is None or len(session.outbox) >= self.room:
                 return False
+            size = sum(len(frame) for frame in frames)
+            if session.outbox and session.waiting_bytes + size > ROOM * self.largest_bytes:
+                return False
             session.sent += 1
+            session.waiting_bytes += size
             session.outbox.append((session.sent, plain(frames)))
             self._changed.notify_all()
             return True
@@ -165,12 +171,16 @@ class Desk:
             self._peers.pop(self._sessions.pop(name).peer, None)
 
 
+def _bytes(message: Parcel) -> int:
+    return sum(len(frame) for frame in message)
+
+
 def _portion(outbox: deque[tuple[int, Parcel]]) -> list[list[Any]]:
     """As many messages as one answer may hold."""
     found: list[list[Any]] = []
     size = 0
     for number, message in outbox:
-        size += sum(len(frame) for frame in message)
+        size += _bytes(message)
         if found and size > ANSWER_BYTES:
             break
         found.append([number, message])

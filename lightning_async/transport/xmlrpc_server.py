@@ -10,10 +10,12 @@ from __future__ import annotations
 import contextlib
 import hmac
 import logging
+import math
 import socket
 import ssl
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler
@@ -31,7 +33,11 @@ QUEUE = 64
 LARGEST_MESSAGE_BYTES = 1 * 2**30
 PATH = "/RPC2"
 MOST_CONNECTIONS = 1024
-IDLE_S = 30.0  # a connection that says nothing for this long is closed; so is one that dribbles
+MOST_FROM_ONE_ADDRESS = 256  # but for this machine's, where a reverse proxy may stand for many
+IDLE_S = (
+    30.0  # a connection that says nothing for this long is closed; so is one whose call takes twice as long to begin,
+)
+SLOWEST_BYTES_S = 1000.0  # or comes more slowly than this
 ENVELOPE_BYTES = 4096  # of XML around the frames of a message
 log = logging.getLogger(__name__)
 
@@ -182,30 +188,42 @@ class _Server(ThreadingMixIn, TCPServer):
         self.socket.close()
         self.socket, self.server_address = door, door.getsockname()
         self.context, self.listener = context, listener
-        self.open: set[socket.socket] = set()
+        self.open: dict[socket.socket, str] = {}  # and where they come from
+        self.due: dict[socket.socket, float] = {}  # when the rest of a call has to be here
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
-        if len(self.open) < MOST_CONNECTIONS:
+        host = client_address[0]
+        many = not is_loopback(host) and list(self.open.values()).count(host) > MOST_FROM_ONE_ADDRESS
+        if len(self.open) <= MOST_CONNECTIONS and not many:
             return True
         self.listener.refuse("too many connections")
         return False
+
+    def service_actions(self) -> None:
+        """End the lines whose calls are overdue: several times a second."""
+        now = time.monotonic()
+        for line, due in list(self.due.items()):
+            if due < now:
+                del self.due[line]
+                self.listener.refuse("too slow")
+                _end(line)
 
     def get_request(self) -> tuple[Any, Any]:
         line, who = self.socket.accept()
         line.settimeout(IDLE_S)
         if self.context is not None:  # the handshake is the handler's, so that nobody waits for a slow one
             line = self.context.wrap_socket(line, server_side=True, do_handshake_on_connect=False)
-        self.open.add(line)
+        self.open[line] = who[0]
         return line, who
 
     def shutdown_request(self, request: Any) -> None:
-        self.open.discard(request)
+        self.open.pop(request, None)
+        self.due.pop(request, None)
         super().shutdown_request(request)
 
     def hang_up(self) -> None:
         for line in tuple(self.open):
-            with contextlib.suppress(OSError):
-                line.shutdown(socket.SHUT_RDWR)
+            _end(line)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         error = sys.exc_info()[1]
@@ -217,6 +235,11 @@ class _Server(ThreadingMixIn, TCPServer):
             log.error("a call over HTTP failed", exc_info=error)
 
 
+def _end(line: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        line.shutdown(socket.SHUT_RDWR)
+
+
 class _Handler(BaseHTTPRequestHandler):
     """The calls of one connection."""
 
@@ -224,6 +247,14 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = IDLE_S
     disable_nagle_algorithm = True
+
+    def handle_one_request(self) -> None:
+        self._expect(2 * IDLE_S)  # who says nothing at all is closed by the socket's own timeout before
+        super().handle_one_request()
+
+    def _expect(self, seconds: float) -> None:
+        """The rest of the call comes within so many seconds; math.inf once it is here."""
+        self.server.due[self.connection] = time.monotonic() + seconds
 
     def do_POST(self) -> None:
         listener = self.server.listener
@@ -235,7 +266,10 @@ class _Handler(BaseHTTPRequestHandler):
         elif int(length) > listener.longest_text:
             self._refuse(413, "too large")
         else:
-            self._answer(self.rfile.read(int(length)))
+            self._expect(IDLE_S + int(length) / SLOWEST_BYTES_S)
+            text = self.rfile.read(int(length))
+            self._expect(math.inf)
+            self._answer(text)
 
     def _answer(self, text: bytes) -> None:
         try:

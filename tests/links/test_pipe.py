@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from lightning_async.links import Brownout
@@ -25,3 +27,28 @@ def test_during_an_outage_nothing_passes():
     pipe = Pipe(100.0, Brownout(every_s=10.0, lasts_s=4.0), phase_s=0.0)
     assert pipe.send(100, 1.0) == 5.0
     assert pipe.send(700, 5.0) == pytest.approx(16.0), "five seconds, an outage of four, two more"
+
+
+@pytest.mark.parametrize(
+    ("out", "phase_s", "began"),
+    [
+        (Brownout(every_s=10.0, lasts_s=0.7753098473019817), 9.391491627785106, 1019.0),
+        (Brownout(every_s=0.1, lasts_s=0.06762495800915991, factor=0.5), 0.059115343500130396, 0.5),
+        (Brownout(every_s=60.0, lasts_s=15.586560313908919), 45.65686425250923, 50.0),
+    ],
+)
+def test_the_end_of_a_cycle_is_passed_whatever_rounding_makes_of_it(
+    monkeypatch: pytest.MonkeyPatch, out: Brownout, phase_s: float, began: float
+) -> None:
+    """These ends, as computed, lie in the cycle before them: bytes that cross one must not wait there for ever."""
+    pieces, piece = itertools.count(), Pipe._piece
+
+    def counted(pipe: Pipe, at: float) -> tuple[float, float]:
+        assert next(pieces) < 10_000, "it stands still"
+        return piece(pipe, at)
+
+    monkeypatch.setattr(Pipe, "_piece", counted)
+    seconds = 10 * out.every_s
+    through = Pipe(1000.0, out, phase_s).send(1000.0 * seconds, began)
+    share = 1.0 - out.lasts_s / out.every_s * (1.0 - out.factor)
+    assert through - began == pytest.approx(seconds / share, rel=0.25)

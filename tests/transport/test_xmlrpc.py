@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import socket
 import xmlrpc.client
 from collections.abc import Iterator
 from urllib.parse import urlsplit
@@ -13,7 +14,7 @@ from eventually import ENOUGH_S, eventually
 
 from lightning_async import transport
 from lightning_async.errors import ConfigError, ProtocolError
-from lightning_async.transport import xmlrpc_text
+from lightning_async.transport import xmlrpc_server, xmlrpc_text
 from lightning_async.transport.xmlrpc_desk import Desk
 
 NAME = "a-session-of-some-client"
@@ -76,6 +77,49 @@ def test_hostile_calls_are_refused_and_counted_and_others_unaffected(opened, bod
     exchanged(listener, connection)
     assert post(listener.address, body) == 400
     assert listener.refused == {why: 2}
+
+
+@pytest.mark.parametrize("head", ["", "Content-Length: 100000\r\n\r\n"], ids=["head", "body"])
+def test_who_dribbles_is_hung_up_on(opened, monkeypatch, head):
+    """A byte now and then keeps a socket's own timeout quiet, and a thread of the server busy."""
+    monkeypatch.setattr(xmlrpc_server, "IDLE_S", 0.2)
+    monkeypatch.setattr(xmlrpc_server, "SLOWEST_BYTES_S", 1e9)
+    listener = transport.listen("http://127.0.0.1:0")
+    opened.append(listener)
+    place = urlsplit(listener.address)
+    with socket.create_connection((place.hostname, place.port), ENOUGH_S) as line:
+        line.settimeout(0.02)
+        line.sendall(f"POST /RPC2 HTTP/1.1\r\n{head}".encode())
+        eventually(lambda: hung_up(line), ENOUGH_S, "the end of the line")
+    assert listener.refused["too slow"] == 1
+
+
+def hung_up(line: socket.socket) -> bool:
+    """Send one more byte, and see."""
+    try:
+        line.sendall(b"x")
+        return line.recv(1) == b""
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+
+
+def test_one_address_does_not_take_all_connections(opened, monkeypatch):
+    monkeypatch.setattr(xmlrpc_server, "MOST_FROM_ONE_ADDRESS", 3)
+    monkeypatch.setattr(xmlrpc_server, "is_loopback", lambda host: False)
+    listener = transport.listen("http://127.0.0.1:0", public=True)
+    opened.append(listener)
+    place = urlsplit(listener.address)
+    lines = [socket.create_connection((place.hostname, place.port), ENOUGH_S) for _ in range(6)]
+    try:
+        eventually(lambda: listener.refused["too many connections"] == 3)
+    finally:
+        for line in lines:
+            line.close()
+    connection = transport.connect(listener.address)
+    opened.insert(0, connection)
+    exchanged(listener, connection)
 
 
 def test_what_is_too_large_is_refused_before_it_is_read(opened):
@@ -157,6 +201,18 @@ def test_a_silent_session_is_forgotten():
     now[0] = 61.0
     assert not desk.send(peer, [b"x"])
     assert desk.put(NAME, 7, [b"again"]), "with numbers that go on, as after a life of the server"
+
+
+def test_who_does_not_poll_fills_no_memory():
+    """Each question for the parameters makes an answer of the model's size."""
+    desk = Desk(room=64, largest_bytes=100)
+    desk.put(NAME, 1, [b"one"])
+    peer, _ = desk.take(0.0)
+    assert [desk.send(peer, [bytes(90)]) for _ in range(8)] == [True] * 4 + [False] * 4
+    desk.poll(NAME, desk.epoch, 2, 0)
+    assert [desk.send(peer, [bytes(90)]) for _ in range(8)] == [True] * 2 + [False] * 6
+    desk.poll(NAME, desk.epoch, 6, 0)
+    assert desk.send(peer, [bytes(1000)]), "one is taken always"
 
 
 def test_nobody_chooses_his_key():

@@ -148,10 +148,11 @@ def sample(rows: Sequence[Row], count: int) -> Floats:
     else:
         step = max(1, sum(row.indices.numel() for row in kept) // count)
         positions = np.unique(np.concatenate([row.indices.numpy()[::step] for row in kept]))
-    return np.stack([_at(row, positions) for row in rows])
+    return np.stack([at(row, positions) for row in rows])
 
 
-def _at(row: Row, positions: NDArray[np.int64]) -> Floats:
+def at(row: Row, positions: NDArray[np.int64]) -> Floats:
+    """The row's values at these coordinates, [len(positions)]."""
     if isinstance(row, Tensor):
         found: Floats = row.detach().numpy()[positions]
         return found

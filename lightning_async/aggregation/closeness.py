@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_async.aggregation.base import Row
-from lightning_async.aggregation.blocks import Floats, sample
+from lightning_async.aggregation.blocks import Floats, at, sample
 from lightning_async.sparse import Sparse
 
 PART = 1 << 16
@@ -75,23 +75,9 @@ def _cosine(product: float, square: float, other: float) -> float:
 
 def _dot(a: Row, b: Row) -> float:
     if isinstance(a, Sparse):
-        return _product(_floats(a.values), _at(b, a))
+        values = _floats(a.values)
+        return _product(values, values if a is b else at(b, a.indices.numpy()))
     return _dot(b, a) if isinstance(b, Sparse) else _product(_floats(a), _floats(b))
-
-
-def _at(row: Row, where: Sparse) -> Floats:
-    """The values of `row` at the coordinates of `where`."""
-    if row is where:
-        return _floats(where.values)
-    wanted = where.indices.numpy()
-    if isinstance(row, Tensor):
-        dense: Floats = _floats(row)[wanted]
-        return dense
-    indices, values = row.indices.numpy(), _floats(row.values)
-    if len(indices) == 0:
-        return np.zeros(len(wanted), np.float32)
-    place = np.minimum(np.searchsorted(indices, wanted), len(indices) - 1)
-    return np.where(indices[place] == wanted, values[place], np.float32(0.0))
 
 
 def _product(a: Floats, b: Floats) -> float:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 numba: Any = importlib.import_module("numba")
 extending: Any = importlib.import_module("numba.extending")
+ir: Any = importlib.import_module("llvmlite.ir")
 F = TypeVar("F", bound=Callable[..., Any])
 Floats = NDArray[np.float32]
 LANES = 128
@@ -42,16 +43,20 @@ def _pointer_to(kind: Any) -> Any:
 _floats_at = _pointer_to(numba.types.float32)
 
 
+def ask_for_line(builder: Any, address: Any) -> None:
+    """Emit LLVM's prefetch, for reading, of the cache line at `address` (int64)."""
+    pointer = builder.inttoptr(address, ir.IntType(8).as_pointer())
+    flags = [ir.Constant(ir.IntType(32), value) for value in (0, 3, 1)]
+    kind = ir.FunctionType(ir.VoidType(), [pointer.type, *(flag.type for flag in flags)])
+    builder.call(builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind), [pointer, *flags])
+
+
 @extending.intrinsic  # type: ignore[untyped-decorator]
 def _prefetch(context: Any, address: Any) -> Any:
     """Ask for the cache line at an address, any address, while the processor sorts what it has."""
 
     def generate(target: Any, builder: Any, signature: Any, args: Any) -> Any:
-        ir = importlib.import_module("llvmlite.ir")
-        pointer = builder.inttoptr(args[0], ir.IntType(8).as_pointer())
-        flags = [ir.Constant(ir.IntType(32), value) for value in (0, 3, 1)]
-        kind = ir.FunctionType(ir.VoidType(), [pointer.type, *(flag.type for flag in flags)])
-        builder.call(builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind), [pointer, *flags])
+        ask_for_line(builder, args[0])
         return target.get_dummy_value()
 
     return numba.types.void(numba.types.int64), generate

@@ -9,22 +9,17 @@ The operations and their order are those of the numpy path: the results are equa
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_async.aggregation.compiled import LINE_BYTES, ask_for_line, extending, ir, jit, numba
 from lightning_async.aggregation.networks import selecting, sorting
 
-numba: Any = importlib.import_module("numba")
-extending: Any = importlib.import_module("numba.extending")
-ir: Any = importlib.import_module("llvmlite.ir")
-F = TypeVar("F", bound=Callable[..., Any])
-jit: Callable[[F], F] = numba.njit(cache=True, nogil=True, error_model="numpy")
-WIDTH, AHEAD_BYTES, LINE_BYTES = 16, 1024, 64
+WIDTH, AHEAD_BYTES = 16, 1024
 WORTHWHILE, MOST_ROWS = 1 << 19, 32
 LONG, VECTOR = ir.IntType(64), ir.VectorType(ir.FloatType(), WIDTH)
 
@@ -37,11 +32,7 @@ def _load(builder: Any, table: Any, row: int, offset: Any) -> Any:
     """16 values of a row; the ones of `AHEAD_BYTES` later are asked for, so that they have arrived when needed."""
     base = builder.load(builder.gep(table, [ir.Constant(LONG, row)]))
     address = builder.add(base, offset)
-    byte = ir.IntType(8).as_pointer()
-    flags = [ir.Constant(ir.IntType(32), value) for value in (0, 3, 1)]
-    kind = ir.FunctionType(ir.VoidType(), [byte, *(flag.type for flag in flags)])
-    later = builder.inttoptr(builder.add(address, ir.Constant(LONG, AHEAD_BYTES)), byte)
-    builder.call(builder.module.declare_intrinsic("llvm.prefetch", [byte], kind), [later, *flags])
+    ask_for_line(builder, builder.add(address, ir.Constant(LONG, AHEAD_BYTES)))
     return builder.load(builder.inttoptr(address, VECTOR.as_pointer()), align=4)
 
 

@@ -8,7 +8,6 @@ leftovers grow gets more of the next payload. Who chooses the rung is not this f
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,7 +22,6 @@ from lightning_async.codecs.topk import topk
 from lightning_async.errors import ConfigError, PayloadError
 
 KIND = 8
-BODY = envelope.HEADER_BYTES + 8
 RUNG = "rung"
 START = 6
 
@@ -62,7 +60,7 @@ def auto(start: int = START) -> Codec:
         vector = checked(vector)
         residual, rung = beside(state[RESIDUAL], vector), at(state)
         payload, _ = with_feedback(RUNGS[rung][0], vector, residual, 1.0, {})
-        return _sealed(payload, rung, vector.numel()), {RESIDUAL: residual, RUNG: state[RUNG]}
+        return envelope.around(payload, rung, KIND, vector.numel()), {RESIDUAL: residual, RUNG: state[RUNG]}
 
     def fold_back(payload: Payload, state: State) -> State:
         residual = state[RESIDUAL]
@@ -84,21 +82,20 @@ def auto(start: int = START) -> Codec:
 
 def max_bytes(d: int) -> int:
     """No payload of any rung is longer."""
-    return BODY + max(codec.max_bytes(d) for codec, _ in RUNGS)
+    return envelope.INNER + max(codec.max_bytes(d) for codec, _ in RUNGS)
 
 
 def decode(payload: Payload, d: int) -> Tensor:
     """As `Codec.decode`, of any rung."""
-    reader = envelope.opened("auto", payload, KIND, d, max_bytes(d))
-    rung = reader.number("<u8")
+    rung, inner = envelope.opened("auto", payload, KIND, d, max_bytes(d)).inner()
     if rung >= len(RUNGS):
         raise PayloadError(f"an auto payload is of rung {rung} of {len(RUNGS)}; compare both sides' versions")
-    return RUNGS[rung][0].decode(reader.take(reader.data.size - reader.at).data, d)
+    return RUNGS[rung][0].decode(inner, d)
 
 
 def of(payload: Payload) -> int:
     """The rung of a payload that `decode` takes."""
-    return int.from_bytes(memoryview(payload)[envelope.HEADER_BYTES : BODY], "little")
+    return int.from_bytes(memoryview(payload)[envelope.HEADER_BYTES : envelope.INNER], "little")
 
 
 def at(state: State) -> int:
@@ -111,11 +108,3 @@ def to(state: State, rung: int) -> State:
     if rung not in range(len(RUNGS)):
         raise ConfigError(f"auto got rung {rung!r}, expected 0 to {len(RUNGS) - 1}")
     return {**state, RUNG: torch.tensor(rung, dtype=torch.int64)}
-
-
-def _sealed(payload: Payload, rung: int, d: int) -> Payload:
-    inner = np.frombuffer(payload, dtype=np.uint8)
-    buffer = envelope.new(BODY + inner.size)
-    buffer[envelope.HEADER_BYTES : BODY] = np.frombuffer(rung.to_bytes(8, "little"), dtype=np.uint8)
-    buffer[BODY:] = inner
-    return envelope.seal(buffer, KIND, d)

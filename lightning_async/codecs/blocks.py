@@ -45,7 +45,7 @@ def quantise(x: Array, block: int, levels: int, scales: Array, q: Array, key: Ke
     if fast is None:
         return _quantise(x, block, levels, scales, q, key, first)
     most, random = largest_scale(levels), (key is not None, np.uint32(key or 0))
-    return int(fast.quantise(x, block, levels, most, *random, first, scales, q)) < INFINITY
+    return int(fast.quantise(x, block, levels, most, *random, first, scales, q, False)) < INFINITY
 
 
 def quantise_pairs(
@@ -59,7 +59,7 @@ def quantise_pairs(
         halves.fold(q, pairs)
         return finite
     most, random = largest_scale(levels), (key is not None, np.uint32(key or 0))
-    return int(fast.quantise_pairs(x, block, levels, most, *random, first, scales, pairs)) < INFINITY
+    return int(fast.quantise(x, block, levels, most, *random, first, scales, pairs.view(np.int8), True)) < INFINITY
 
 
 def _quantise(x: Array, block: int, levels: int, scales: Array, q: Array, key: Key, first: int) -> bool:

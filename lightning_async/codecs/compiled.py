@@ -43,44 +43,14 @@ def quantise(
     key: np.uint32,
     first: int,
     scales: Array,
-    q: Array,
+    out: Array,
+    paired: bool,
 ) -> np.int32:
-    """blocks.quantise, to int8 [n]."""
-    return _strips(x, block, levels, largest, stochastic, key, first, scales, q, q, False)
+    """blocks.quantise, to int8 [n]; where `paired`, blocks.quantise_pairs, which folds a strip while the cache has it.
 
-
-@jit
-def quantise_pairs(
-    x: Array,
-    block: int,
-    levels: int,
-    largest: int,
-    stochastic: bool,
-    key: np.uint32,
-    first: int,
-    scales: Array,
-    pairs: Array,
-) -> np.int32:
-    """blocks.quantise_pairs: each strip is folded while it is in the first-level cache."""
-    q = np.empty(max(STRIP, block), dtype=np.int8)
-    return _strips(x, block, levels, largest, stochastic, key, first, scales, q, pairs, True)
-
-
-@jit
-def _strips(
-    x: Array,
-    block: int,
-    levels: int,
-    largest: int,
-    stochastic: bool,
-    key: np.uint32,
-    first: int,
-    scales: Array,
-    q: Array,
-    pairs: Array,
-    fold: bool,
-) -> np.int32:
-    """Some blocks at a time: their largest magnitudes, their scales (which then vectorise), their numbers."""
+    Some blocks at a time: their largest magnitudes, their scales (which then vectorise), their numbers.
+    """
+    strip = np.empty(max(STRIP, block) if paired else 0, dtype=np.int8)
     bits = x.view(np.int32)
     per = max(1, STRIP // block)
     tops, inverses = np.empty(per, dtype=np.int32), np.empty(per, dtype=np.float32)
@@ -94,15 +64,15 @@ def _strips(
         here = _top(tops[:some])
         top = max(top, here)
         _scales(tops[:some], np.float32(levels), largest, scales[b : b + some], inverses)
-        out = q[: high - low] if fold else q[low:high]
+        q = strip[: high - low] if paired else out[low:high]
         if stochastic:
-            _round_by_chance(x[low:high], block, inverses, np.float32(levels), first + low, key, out)
+            _round_by_chance(x[low:high], block, inverses, np.float32(levels), first + low, key, q)
         elif here >= HUGE:
-            _round_within(x[low:high], block, inverses, np.float32(levels), out)
+            _round_within(x[low:high], block, inverses, np.float32(levels), q)
         else:
-            _round(x[low:high], block, inverses, out)
-        if fold:
-            _fold(out, pairs[low // 2 : (high + 1) // 2])
+            _round(x[low:high], block, inverses, q)
+        if paired:
+            _fold(q, out[low // 2 : (high + 1) // 2])
     return top
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,7 +25,6 @@ from lightning_async.codecs.topk import topk
 from lightning_async.errors import ConfigError, PayloadError
 
 KIND = 9
-BODY = envelope.HEADER_BYTES + 8
 LEFT = 0.1
 
 
@@ -50,18 +48,17 @@ def _either(sparse: Codec, dense: Codec, shapes: tuple[Shape, ...] | None) -> Co
         payload, _ = sparse.encode(vector, {})
         size = memoryview(payload).nbytes
         if size * _needed(_carried(sparse, payload, vector)) <= dense.max_bytes(vector.numel()):
-            return _sealed(payload, 0, vector.numel()), state
-        return _sealed(dense.encode(vector, {})[0], 1, vector.numel()), state
+            return envelope.around(payload, 0, KIND, vector.numel()), state
+        return envelope.around(dense.encode(vector, {})[0], 1, KIND, vector.numel()), state
 
     def max_bytes(d: int) -> int:
-        return BODY + max(inner.max_bytes(d) for inner in both)
+        return envelope.INNER + max(codec.max_bytes(d) for codec in both)
 
     def decode(payload: Payload, d: int) -> Tensor:
-        reader = envelope.opened("either", payload, KIND, d, max_bytes(d))
-        which = reader.number("<u8")
+        which, inner = envelope.opened("either", payload, KIND, d, max_bytes(d)).inner()
         if which > 1:
             raise PayloadError(f"an either payload is of its codec {which}, known are 0 and 1; refuse it")
-        return both[which].decode(reader.take(reader.data.size - reader.at).data, d)
+        return both[which].decode(inner, d)
 
     def bind(shapes: Sequence[Shape]) -> Codec:
         return _either(bind_to(sparse, shapes), bind_to(dense, shapes), tuple(shapes))
@@ -100,11 +97,3 @@ def _carried(codec: Codec, payload: Payload, vector: Tensor) -> float:
 def _energy(vector: Tensor) -> float:
     """The squared length. Summed as float64: squares of float32 can be beyond it."""
     return float(torch.linalg.vector_norm(vector, dtype=torch.float64)) ** 2
-
-
-def _sealed(payload: Payload, which: int, d: int) -> Payload:
-    inner = np.frombuffer(payload, dtype=np.uint8)
-    buffer = envelope.new(BODY + inner.size)
-    buffer[envelope.HEADER_BYTES : BODY] = np.frombuffer(which.to_bytes(8, "little"), dtype=np.uint8)
-    buffer[BODY:] = inner
-    return envelope.seal(buffer, KIND, d)

@@ -31,6 +31,7 @@ Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 HEADER = struct.Struct("<BBHIQ")
 HEADER_BYTES = HEADER.size
+INNER = HEADER_BYTES + 8  # where the payload in an `around` begins
 VERSION = 1
 ROW = 512
 
@@ -58,6 +59,15 @@ def seal(buffer: Array, kind: int, d: int) -> Payload:
     header = HEADER.pack(kind, VERSION, 0, 0, d)
     HEADER.pack_into(buffer.data, 0, kind, VERSION, 0, digest(header, buffer[HEADER_BYTES:]), d)
     return buffer.data
+
+
+def around(payload: Payload, choice: int, kind: int, d: int) -> Payload:
+    """The payload whose body is u64 `choice`, then another codec's `payload`: what `Reader.inner` takes apart."""
+    inner = np.frombuffer(payload, dtype=np.uint8)
+    buffer = new(INNER + inner.size)
+    buffer[HEADER_BYTES:INNER] = np.frombuffer(choice.to_bytes(8, "little"), dtype=np.uint8)
+    buffer[INNER:] = inner
+    return seal(buffer, kind, d)
 
 
 def joined(parts: list[bytes], kind: int, d: int) -> Payload:
@@ -109,6 +119,11 @@ class Reader:
             raise PayloadError(
                 f"a {self.name} payload has {what} {got}, this run's codec {expected}; compare both specs"
             )
+
+    def inner(self) -> tuple[int, Payload]:
+        """(choice, payload) of a body that `around` has written."""
+        choice = self.number("<u8")
+        return choice, self.take(self.data.size - self.at).data
 
     def end(self) -> None:
         """PayloadError unless everything was taken."""

@@ -1,9 +1,11 @@
 """Outer optimizers under the HALoS environment, in virtual time: four regions of four unequal workers, slow lines
-between them (arXiv 2506.04531). The real server and workers; a small transformer over the standard library's text.
+between them (arXiv 2506.04531). The real server and workers; a transformer over the standard library's text.
 
     python -m examples.experiments.halos --out halos.jsonl
+    python -m examples.experiments.halos --model tiny --steps 10240 --tuning 5120 --out halos.jsonl
 
-Every method gets its learning rate from the same grid (adam's a hundredth of it) in runs of `--tuning` steps, and then
+Every method gets its learning rate from the same grid (nesterov's a tenth of it, adam's a hundredth) in runs of
+`--tuning` steps, synchronous ones of `--tuning-sync` or else `--steps`, since they make few outer steps, and then
 `--seeds` runs of `--steps` steps. Told are the loss at equal tokens, when the loss of synchronous DiLoCo was reached,
 and the loss at the time when synchronous DiLoCo ended. `--out FILE` keeps the runs, and what is in it is not run again.
 """
@@ -13,30 +15,37 @@ from __future__ import annotations
 import argparse
 import logging
 import statistics
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from examples.experiments.kept import Kept
+from examples.experiments.unequal import Tokens
+from examples.gpt2.module import SIZES
 from lightning_async.config import read_config
-from lightning_async.simulation import read_scenario, simulate
+from lightning_async.simulation import Scenario, read_scenario, simulate
+from lightning_async.simulation.scenario import Group, Trunk
+from lightning_async.simulation.tasks import Task
+from lightning_async.simulation.text import text
 
-RATES = (0.15, 0.3, 0.6, 1.0)
+RATES = (0.075, 0.15, 0.3, 0.6, 1.0, 1.5, 2.0)
+MIDDLE = RATES.index(0.6)  # where the search begins
 REFERENCE = "synchronous DiLoCo, H=32"
 SYNC: dict[str, Any] = {"mode": "sync", "local_steps": 32}
 FITTED: dict[str, Any] = {"local_steps": "auto", "staleness": "adaptive"}
 EQUAL: dict[str, Any] = {"local_steps": 8, "staleness": "adaptive"}
 METHODS: dict[str, tuple[dict[str, Any], str]] = {
     REFERENCE: (SYNC, "nesterov(lr={lr}, momentum=0.9)"),
+    "synchronous DiLoCo, H=16": ({**SYNC, "local_steps": 16}, "nesterov(lr={lr}, momentum=0.9)"),
     "synchronous DiLoCo, H=8": ({**SYNC, "local_steps": 8}, "nesterov(lr={lr}, momentum=0.9)"),
     "synchronous averaging, H=32": (SYNC, "sgd(lr={lr})"),
     "sgd": (FITTED, "sgd(lr={lr})"),
     "delayed_nesterov": (FITTED, "delayed_nesterov(lr={lr}, momentum=0.9)"),
     "heloco": (FITTED, "heloco(lr={lr})"),
-    "nesterov": (FITTED, "nesterov(lr={lr}, momentum=0.9)"),
+    "nesterov": (FITTED, "nesterov(lr={tenth}, momentum=0.9)"),
     "look_ahead": (FITTED, "look_ahead(lr={lr})"),
     "delay_compensated": (FITTED, "delay_compensated(sgd(lr={lr}))"),
     "adam": (FITTED, "adam(lr={small})"),
@@ -48,12 +57,42 @@ METHODS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-def run(name: str, rate: float, steps: int, seed: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Setting:
+    """A model, how much wider the regions' lines are made for it, and how many workers of each region there are."""
+
+    task: Callable[[], Task]
+    lines: float = 1.0
+    each: int = 4
+
+    def scenario(self) -> Scenario:
+        """The environment with those lines and workers."""
+        shipped = read_scenario("halos")
+        return replace(shipped, workers=tuple(self._group(group) for group in shipped.workers), target_loss=None)
+
+    def _group(self, group: Group) -> Group:
+        trunk = group.trunk
+        if trunk is not None:
+            trunk = Trunk(up_mbps=trunk.up_mbps * self.lines, down_mbps=trunk.down_mbps * self.lines)
+        return replace(group, trunk=trunk, speeds=group.speeds[: self.each])
+
+
+SETTINGS = {
+    "text": Setting(text),  # 112,384 parameters: the scenario as it is shipped
+    "tiny": Setting(lambda: text(layers=1, width=32, heads=2, block=32)),  # 17,888 of them, over the same lines
+    "nano": Setting(
+        lambda: Tokens(SIZES["nano"], batch_size=2, held_out=64), lines=2.4, each=1
+    ),  # the demo's GPT-2, 1,071,872
+}
+
+
+def run(model: str, name: str, rate: float, steps: int, seed: int) -> dict[str, Any]:
     """One run of a method."""
     config, outer = METHODS[name]
-    config = {**config, "outer": outer.format(lr=rate, small=rate / 100), "total_steps": steps}
-    scenario = replace(read_scenario("halos"), run=read_config(config), seed=seed, target_loss=None)
-    result = simulate(scenario)
+    config = {**config, "outer": outer.format(lr=rate, tenth=rate / 10, small=rate / 100), "total_steps": steps}
+    setting = SETTINGS[model]
+    scenario = replace(setting.scenario(), run=read_config(config), seed=seed, evaluations=20)
+    result = simulate(scenario, setting.task())
     total = result.total
     return {
         "loss": result.final_loss,
@@ -68,14 +107,15 @@ def run(name: str, rate: float, steps: int, seed: int) -> dict[str, Any]:
     }
 
 
-def tuned(kept: Kept, name: str, steps: int) -> float:
-    """The rate of the grid that ends lowest; one at the grid's end is said to be there by the table."""
-
-    def loss(rate: float) -> float:
-        row = kept.row({"method": name, "rate": rate, "steps": steps, "seed": 0}, lambda: run(name, rate, steps, 0))
-        return float(row["loss"])
-
-    return min(RATES, key=loss)
+def tuned(loss: Callable[[float], float]) -> float:
+    """The rate of the grid that ends lowest: from the middle of the grid down the slope as far as it goes."""
+    best = MIDDLE
+    for way in (-1, 1):
+        while 0 <= best + way < len(RATES) and loss(RATES[best + way]) < loss(RATES[best]):
+            best += way
+        if best != MIDDLE:
+            break
+    return RATES[best]
 
 
 def reached_s(curve: Sequence[Sequence[float]], loss: float) -> float | None:
@@ -117,22 +157,30 @@ def table(found: dict[str, tuple[float, list[dict[str, Any]]]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=list(SETTINGS), default="text")
     parser.add_argument("--steps", type=int, default=5000, help="local steps of all workers together")
     parser.add_argument("--tuning", type=int, default=2000, help="the same, of the runs that choose the rate")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--tuning-sync", type=int, help="the same, of synchronous methods; else --steps")
+    parser.add_argument("--tuned-on", choices=list(SETTINGS), help="the model with which the rates are found")
     parser.add_argument("--only", nargs="+", choices=list(METHODS), help="some of the methods, beside DiLoCo")
     parser.add_argument("--out", type=Path, help="file that keeps the runs")
     args = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
     kept, found = Kept(args.out), {}
+
+    def row(model: str, name: str, rate: float, steps: int, seed: int) -> dict[str, Any]:
+        key = {"model": model, "rate": rate, "steps": steps, "seed": seed}
+        return kept.row({**key, "method": name}, lambda: run(name=name, **key))
+
+    def best(name: str) -> float:
+        steps = (args.tuning_sync or args.steps) if METHODS[name][0].get("mode") == "sync" else args.tuning
+        return tuned(lambda rate: float(row(args.tuned_on or args.model, name, rate, steps, 0)["loss"]))
+
     for name in dict.fromkeys((REFERENCE, *(args.only or METHODS))):
-        rate = tuned(kept, name, args.tuning)
-        rows = []
-        for seed in range(args.seeds):
-            key = {"method": name, "rate": rate, "steps": args.steps, "seed": seed}
-            rows.append(kept.row(key, lambda name=name, rate=rate, seed=seed: run(name, rate, args.steps, seed)))
-        found[name] = (rate, rows)
+        rate = best(name)
+        found[name] = (rate, [row(args.model, name, rate, args.steps, seed) for seed in range(args.seeds)])
     print(table(found))
 
 

@@ -55,6 +55,7 @@ class Tokens:
     size: Size
     seed: int = 0
     batch_size: int = BATCH
+    held_out: int = HELD_OUT_BLOCKS
 
     def model(self) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
@@ -86,7 +87,7 @@ class Tokens:
     @torch.no_grad()
     def evaluate(self, model: nn.Module) -> float:
         held = Blocks(self._corpus("val"), self.size.block)
-        spread = np.linspace(0, len(held) - 1, HELD_OUT_BLOCKS, dtype=int)
+        spread = np.linspace(0, len(held) - 1, self.held_out, dtype=int)
         parts = [torch.stack([held[int(i)] for i in part]) for part in np.array_split(spread, 8)]
         return sum(float(self.loss(model, part)) for part in parts) / len(parts)
 

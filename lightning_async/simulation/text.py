@@ -146,5 +146,5 @@ def text(
     lr: float = 2e-3,
     warmup: int = 20,
 ) -> Text:
-    """A byte-level transformer over the standard library's source; the default has 113,472 parameters."""
+    """A byte-level transformer over the standard library's source; the default has 112,384 parameters."""
     return Text(layers, width, heads, block, batch_size, lr, warmup)

@@ -21,6 +21,7 @@ class FirstHooks:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._epochs: int | None = None  # that the user asked for, while there are more
+        self._more = 0  # epochs that were begun beyond these
         self._least: tuple[Any, Any] | None = (
             None  # (min_epochs, min_steps) that the user asked for, while there are none
         )
@@ -35,6 +36,8 @@ class FirstHooks:
     def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
         """After its last epoch StochasticWeightAveraging puts the average into the model, and goes through the data
         once more for the statistics of BatchNorm: no progress, and not what the other workers' models become."""
+        if self._epochs is not None:
+            self._more = max(0, trainer.current_epoch - self._epochs + 1)
         if any(
             getattr(callback, "swa_end", trainer.current_epoch) < trainer.current_epoch
             for callback in trainer.callbacks
@@ -53,6 +56,14 @@ class FirstHooks:
             loop.max_epochs += 1
         elif engine.stop_asked or (more is False and not ends_with_this_epoch(trainer)):
             self._stop(trainer)  # the run is over, or the others have done what is left
+
+    def on_save_checkpoint(self, trainer: Any, module: Any, checkpoint: dict[str, Any]) -> None:
+        """One more epoch is the last one going on: a checkpoint says of no more epochs than were asked for, so that a
+        fit that goes on from it can be asked for as many, or for others."""
+        if self._more:
+            checkpoint["epoch"] -= self._more
+            done = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
+            done.update({name: value - self._more for name, value in done.items()})
 
     def _stop(self, trainer: Any) -> None:
         """End the fit, also before the least epochs and steps that were asked for: no samples are left to train on."""

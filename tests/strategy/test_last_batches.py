@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from eventually import ENOUGH_S
+from eventually import ENOUGH_S, eventually
 from lightning.pytorch.callbacks import ModelCheckpoint
 from models import BATCH, SAMPLES, STEPS, Numbered, trainer
-from test_passes import ONE, ledger
+from test_passes import ONE, Taking, ledger
 from test_shares import Listing, numbered
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -114,6 +114,42 @@ def test_a_fit_that_goes_on_from_a_checkpoint_makes_the_epochs_that_were_asked_f
         fit(second, str(next(tmp_path.glob("*.ckpt"))))
         assert (ledger(server).passes, ledger(server).applied) == (3, 3 * SAMPLES)
     assert first.samples + second.samples == 3 * list(range(SAMPLES))
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")
+def test_a_checkpoint_of_an_epoch_that_went_on_says_of_as_many_as_were_asked_for(tmp_path: Path) -> None:
+    """Another worker dies while we wait at the end, and its samples make one more, short epoch. The same script that is
+    started again with that checkpoint must find that it is done, and one that asks for another epoch must make it."""
+
+    def fit(epochs: int, path: str | None) -> tuple[Listing, Any]:
+        module, saving = Listing(), ModelCheckpoint(tmp_path, save_top_k=-1)
+        ours = trainer(
+            AsyncWANStrategy(server.address, name="ours"),
+            max_epochs=epochs,
+            callbacks=[saving],
+            enable_checkpointing=True,
+        )
+        ours.fit(module, numbered(), ckpt_path=path)
+        return module, ours
+
+    with ServerThread(RunConfig(local_steps=2, workers=2)) as server:
+        other = Taking(server, Listing())
+        other.take(BATCH)
+
+        def dies_when_we_wait() -> None:
+            eventually(lambda: ledger(server).left(0) == 0 and not ledger(server).held("ours"), ENOUGH_S, "the end")
+            other.die(server)
+
+        thread = threading.Thread(target=dies_when_we_wait, daemon=True)
+        thread.start()
+        first, ours = fit(1, None)
+        thread.join()
+        path = str(next(tmp_path.glob(f"*step={ours.global_step}.ckpt")))
+        done = fit(1, path)
+        again = fit(2, path)
+    assert sorted(first.samples) == list(range(SAMPLES))
+    assert (ours.current_epoch, done[0].samples, done[1].current_epoch) == (2, [], 1)
+    assert (sorted(again[0].samples), again[1].current_epoch) == (list(range(SAMPLES)), 2)
 
 
 def test_a_loader_that_is_made_anew_may_have_other_batches() -> None:

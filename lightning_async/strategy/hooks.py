@@ -267,6 +267,8 @@ class AsyncWANHooks(RoundHooks, TrialHooks, CheckpointHooks):
         try:
             if session is not None:
                 failed = self._stopping
+                if failed:
+                    session.tell_others(lambda: self._interrupted or self._trainer.received_sigterm)
                 if failed and self._launcher is not None:
                     self._launcher.kill(signal.SIGTERM)
                 session.close(failed)

@@ -211,6 +211,11 @@ class Session:
         if self.engine is not None:
             self.engine.close()
 
+    def tell_others(self, hurry: Callable[[], bool]) -> None:
+        """Where our server is gone for good: give the other workers the time to learn why, unless `hurry()`."""
+        if self._server is not None:
+            self._server.tell(lambda: not any(map(self._running, range(1, self._place.size))), hurry)
+
     def close(self, failed: bool) -> None:
         """End this process's part. Rank 0 of a run that went well waits here until the others are through."""
         self._closing = True

@@ -2,7 +2,8 @@
 
 A thread looks after it, since training may be inside a step or a validation for minutes. Workers notice nothing but a
 pause: the new one listens at the same address and goes on with everything that was acknowledged. A server that dies
-again and again, or one without a state_dir, with which the run has died too, is an error at the next `check`.
+again and again, or one without a state_dir, with which the run has died too, is an error at the next `check`, and all
+others who ask for it are told the same (last_words.py).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from lightning_async.errors import AsyncWANError, NetworkError
 from lightning_async.restarts import Restarts
 from lightning_async.strategy.embedded import EmbeddedServer
+from lightning_async.strategy.last_words import LastWords
 
 LOOK_S = 0.5
 log = logging.getLogger("lightning_async")
@@ -34,6 +36,7 @@ class Supervisor:
         self._server = begin(address)
         self._restarts = Restarts()
         self._error: AsyncWANError | None = None
+        self._words: LastWords | None = None  # once it is gone for good
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="lightning-async-supervisor", daemon=True)
         self.address = ""
@@ -58,7 +61,14 @@ class Supervisor:
         self._closed.set()
         if self._thread.ident is not None:
             self._thread.join()
+        if self._words is not None:
+            self._words.close()
         self._server.quit()
+
+    def tell(self, ended: Callable[[], bool], hurry: Callable[[], bool]) -> None:
+        """Where it is gone for good: give the workers the time to learn that (`LastWords.wait`)."""
+        if self._words is not None:
+            self._words.wait(ended, hurry)
 
     def _watch(self) -> None:
         try:
@@ -67,9 +77,14 @@ class Supervisor:
                 if code is not None:
                     self._replace(code)
         except AsyncWANError as error:
-            self._error = error
+            self._lose(error)
         except OSError as error:
-            self._error = NetworkError(f"the embedded server cannot be started again: {error}")
+            self._lose(NetworkError(f"the embedded server cannot be started again: {error}"))
+
+    def _lose(self, error: AsyncWANError) -> None:
+        log.error("%s\nThe other workers are told, which takes a few seconds", error)
+        self._words = LastWords(self.address, str(error))
+        self._error = error
 
     def _replace(self, code: int) -> None:
         """Start another server, after a pause. Raises NetworkError when that is no use."""

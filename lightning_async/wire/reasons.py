@@ -29,4 +29,5 @@ class Reason(str, Enum):
     LEASE = "lease"  # an update with samples that are not, or no longer, this worker's
     STOPPING = "stopping"  # the server is going away
     KEY = "key"  # this key may not do that: unknown, revoked, another's name, a role that has no right to it
+    LOST = "lost"  # the run's server is gone, and none will come in its place
     INTERNAL = "internal"  # the server's own fault; it goes on

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from lightning_async.errors import AsyncWANError, ProtocolError, RefusedError, UnreachableError
+from lightning_async.errors import AsyncWANError, NetworkError, ProtocolError, RefusedError, UnreachableError
 from lightning_async.telemetry import Ewma
 from lightning_async.transport.base import Connection, Frame, Traffic
 from lightning_async.wire.frames import Envelope, FrameError, pack, unpack
@@ -130,7 +130,7 @@ class Link:
         """Receive for at most `timeout_s`, handle what came, then do what time asks for.
 
         Raises RefusedError when the server does not let us in, or takes our key no more, UnreachableError when nobody
-        has answered for too long.
+        has answered for too long, NetworkError when its owner says that the server is gone for good.
         """
         frames = self.connection.receive(timeout_s)
         while frames is not None:
@@ -212,6 +212,8 @@ class Link:
             return
         call = self._calls.get(envelope.id)
         reply = envelope.message
+        if isinstance(reply, Refused) and reply.reason == Reason.LOST.value:
+            raise NetworkError(f"the server at {self._address} is gone, and the run ends here: {reply.detail}")
         if call is None:
             return  # the second answer to a request that was sent twice
         if not fits(call.message, reply):

@@ -17,6 +17,7 @@ from processes import Program, address_of, results, script
 from lightning_async.cli.status import ask
 
 pytestmark = pytest.mark.slow
+LOST_S = 600.0  # only a hung one needs it: a worker that hears nothing gives up after 300, and says something else
 TWO = {"devices": 2, "strategy": {"local_steps": 2}, "trainer": {"max_steps": 100}}
 
 
@@ -115,3 +116,25 @@ def test_a_fit_whose_server_has_died_ends_with_what_to_do(tmp_path: Path) -> Non
         assert free(address)
         assert "the embedded server has ended with code -9" in program.output
         assert "state_dir=" in program.output
+
+
+def test_every_worker_is_told_when_no_server_will_come_back(tmp_path: Path) -> None:
+    """Rank 0, another rank of its launch and a worker that joined by itself; the last would wait for five minutes."""
+    forever = {"trainer": {"max_steps": 10**6}, "sleep_s": [0.02, 0.02]}
+    with Program(script("train", {**TWO, **forever}), tmp_path / "launch") as launch:
+        address = address_of(launch)
+        guest = {**forever, "strategy": {"server": address, "name": "guest"}}
+        with Program(script("train", guest), tmp_path / "guest") as other:
+            launch.wait_for_step(1, 10)
+            other.wait_for_step(0, 10)
+            os.kill(launch.server_pid(), signal.SIGKILL)
+            assert other.wait(LOST_S) == 1
+            assert launch.wait(LOST_S) == 1
+            launch.wait_until_gone()
+            assert free(address)
+            for program, rank in ((launch, 0), (launch, 1), (other, 0)):
+                (said,) = [event["why"] for event in program.events("failed", rank)]
+                assert "the embedded server has ended with code -9, and what it held with it" in said
+                assert "start again, with state_dir=" in said
+                assert program is launch or f"the server at {address} is gone, and the run ends here" in said
+    assert not [*results(tmp_path / "launch"), *results(tmp_path / "guest")]

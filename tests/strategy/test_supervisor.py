@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from typing import Any
 
 import lightning.pytorch  # noqa: F401  sets an environment variable on its first import
 import pytest
-from eventually import eventually
+import torch
+from eventually import ENOUGH_S, eventually
+from ports import free, free_address
+from torch import nn
 
 from lightning_async import restarts
 from lightning_async.errors import ConfigError, NetworkError
 from lightning_async.restarts import MOST_RESTARTS
 from lightning_async.strategy import supervisor
+from lightning_async.strategy.last_words import LastWords
 from lightning_async.strategy.supervisor import Supervisor
+from lightning_async.transport import Connection, connect
+from lightning_async.wire import messages as m
+from lightning_async.wire.frames import Envelope, pack, unpack
+from lightning_async.worker import Engine
 
 ADDRESS = "tcp://127.0.0.1:4321"
+
+
+def asked(line: Connection, message: m.Request) -> m.Message:
+    """The answer to `message`."""
+    line.send(pack(Envelope(1, message)))
+    frames = line.receive(ENOUGH_S)
+    assert frames is not None
+    return unpack(frames).message
 
 
 class Server:
@@ -132,3 +149,71 @@ def test_after_quit_nothing_is_started(cases: Any) -> None:
     case.supervisor.check()
     assert len(case.servers) == 1
     assert case.servers[0].quitted == 1
+
+
+def test_who_asks_for_a_server_that_is_gone_for_good_is_told_so(cases: Any) -> None:
+    case = cases(again=False)
+    case.supervisor.address = address = free_address()
+    case.supervisor._thread.start()
+    case.kill()
+    eventually(lambda: case.supervisor._words, what="its last words")
+    line = connect(address)
+    try:
+        line.send([b"", b"no message"])
+        answers = [asked(line, message) for message in (m.Status(), m.Beat(), m.Leave())]
+    finally:
+        line.close()
+    for answer in answers:
+        assert isinstance(answer, m.Refused)
+        assert answer.reason == "lost"
+        assert "ended with code -9" in answer.detail
+        assert "its last words" in answer.detail
+    case.supervisor.quit()
+    assert free(address)
+
+
+def test_a_worker_of_a_server_that_is_gone_for_good_ends_at_once(cases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its patience is an hour, and every wait of it ends with what rank 0 knows."""
+    monkeypatch.setenv("LIGHTNING_ASYNC_PATIENCE_S", "3600")
+    model = nn.Linear(2, 1)
+    engine = Engine(free_address(), model, [torch.optim.SGD(model.parameters(), lr=0.1)])
+    words = LastWords(engine.address, "it died thrice; mend it")
+    try:
+        with pytest.raises(NetworkError, match=r"is gone, and the run ends here: it died thrice; mend it"):
+            engine.start()
+    finally:
+        engine.close(goodbye_s=0.0)
+        words.close()
+
+
+@pytest.mark.parametrize(
+    ("looks", "ends_at", "hurries_at", "now"),
+    [(4, 0, 99, [0, 5, 9, 10]), (5, 4, 99, [0, 5, 10, 20, 30]), (3, 99, 2, [0, 5, 9]), (4, 99, 99, [0, 30, 59, 60])],
+    ids=["each has had its turn", "a process goes on", "a hurry", "a process that never ends"],
+)
+def test_how_long_the_last_words_are_said(looks: int, ends_at: int, hurries_at: int, now: list[int]) -> None:
+    seen: list[int] = []
+
+    def clock() -> float:
+        return float(now[min(len(seen), len(now)) - 1]) if seen else 0.0
+
+    def hurry() -> bool:
+        seen.append(1)
+        return len(seen) > hurries_at
+
+    words = LastWords(free_address(), "gone", clock)
+    try:
+        words.wait(lambda: len(seen) > ends_at, hurry)
+    finally:
+        words.close()
+    assert len(seen) == looks
+
+
+def test_an_address_that_another_has_taken_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        words = LastWords(f"tcp://127.0.0.1:{other.getsockname()[1]}", "gone")
+        words.wait(lambda: False, lambda: False)
+        words.close()
+    assert "cannot be told" in caplog.text

@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_async import AsyncWANStrategy
+from lightning_async.errors import AsyncWANError
 from lightning_async.strategy import session
 from lightning_async.worker import Engine
 from lightning_async.worker.board import Board
@@ -161,7 +162,11 @@ def main() -> None:
     held_out = DataLoader(Numbers(64), batch_size=32)
     trainer = build(options, watch)
     initial = flat(net)
-    trainer.fit(net, train, held_out)
+    try:
+        trainer.fit(net, train, held_out)
+    except AsyncWANError as error:
+        say(trainer.strategy.global_rank, "failed", why=str(error))
+        raise
     result: dict[str, Any] = {"rank": trainer.strategy.global_rank, "pid": os.getpid(), "initial": initial}
     result |= {"first": watch.first, "losses": watch.losses, "indices": watch.indices, "after_fit": flat(net)}
     result |= {"report": trainer.strategy.report(), "interrupted": trainer.interrupted, "stopped": trainer.should_stop}

@@ -123,7 +123,7 @@ def message_record(number: int, event: Received, header: bytes, now: float, afte
     head = {"now": now, "peer": event.peer, "wire": header, **after}
     if event.refused is not None:
         head["refused"] = asdict(event.refused)
-    return Record(number, MESSAGE, msgpack.packb(head), event.envelope.payload)
+    return Record(number, MESSAGE, msgpack.packb(head), event.envelope.payload, event.envelope.sums)
 
 
 def plain_record(number: int, kind: str, now: float, values: Mapping[str, Any], after: Mapping[str, Any]) -> Record:

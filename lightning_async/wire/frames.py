@@ -11,7 +11,7 @@ names the request it belongs to when that much could be read, so that a server c
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from zlib import crc32
 
@@ -40,11 +40,15 @@ _RESERVED = frozenset("tic")
 
 @dataclass(frozen=True)
 class Envelope:
-    """A message, the request it is or answers (`id` >= 1, chosen by the asking side), and its vectors."""
+    """A message, the request it is or answers (`id` >= 1, chosen by the asking side), and its vectors.
+
+    `sums` are the checksums of the payload, of an envelope that was read and found whole; else there are none.
+    """
 
     id: int
     message: Message
     payload: tuple[Frame, ...] = ()
+    sums: tuple[int, ...] = field(default=(), compare=False, repr=False)
 
 
 class FrameError(ProtocolError):
@@ -111,10 +115,10 @@ def unpack(frames: Sequence[Frame], *, verify: bool = True) -> Envelope:
     try:
         message = read(_kind(head.get("t")), {key: value for key, value in head.items() if key not in _RESERVED})
         payload = tuple(frames[2:])
-        _compare(head.get("c"), payload, verify)
+        sums = _compare(head.get("c"), payload, verify)
     except ValueError as error:
         raise FrameError(str(error), request) from None
-    return Envelope(id=request, message=message, payload=payload)
+    return Envelope(id=request, message=message, payload=payload, sums=sums)
 
 
 def _split(frames: Sequence[Frame]) -> tuple[int, dict[str, Any]]:
@@ -173,16 +177,18 @@ def _kind(name: Any) -> type:
     return kind
 
 
-def _compare(sums: Any, payload: tuple[Frame, ...], verify: bool) -> None:
+def _compare(sums: Any, payload: tuple[Frame, ...], verify: bool) -> tuple[int, ...]:
+    """The checksums of `payload`, which are those that the header gives; none where nobody looked."""
     if type(sums) is not list or len(sums) != len(payload) or any(type(value) is not int for value in sums):
         raise ValueError(f"header must carry one checksum for each of its {len(payload)} payload frames")
     if not verify:
-        return
+        return ()
     for index, (expected, frame) in enumerate(zip(sums, payload, strict=True)):
         if (got := checksum(frame)) != expected:
             raise ValueError(
                 f"payload frame {index} was altered on the way: checksum {got}, its header says {expected}"
             )
+    return tuple(sums)
 
 
 def flat(frame: Frame) -> Frame:

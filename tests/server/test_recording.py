@@ -18,12 +18,13 @@ from lightning_async.errors import CallerError, ConfigError
 from lightning_async.layout import read_manifest
 from lightning_async.persistence import JournalError, Record, Snapshot
 from lightning_async.server import Coordinator, coordinator, live, memory, recording, recovery, sharing
-from lightning_async.server.actions import Action, Event
+from lightning_async.server.actions import Action, Event, Received
 from lightning_async.server.keeper import taken
 from lightning_async.server.recorder import Recorder
 from lightning_async.server.recovery import Recovered, from_snapshot, replay_one
 from lightning_async.server.store import MARKED_BYTES, Store
 from lightning_async.wire import messages as m
+from lightning_async.wire.frames import Envelope, pack, unpack
 
 
 class Tape:
@@ -450,3 +451,21 @@ def test_who_was_shown_out_is_out_in_the_replay_too() -> None:
     assert state.differing == ""
     assert state.coordinator.run.version == 1
     assert_same(state.coordinator, room.coordinator)
+
+
+def test_a_payload_is_covered_by_its_senders_sum_all_the_way_to_the_disk() -> None:
+    """It is summed once, when it comes: a bit that turns in this machine's memory after that is found at the replay."""
+    received = [
+        b"",
+        *(bytearray(frame) for frame in pack(Envelope(2, m.Push(seq=1, base=0, digest="d"), (raw(START),)))[1:]),
+    ]
+    envelope = unpack(received)
+    event = Received(b"peer", envelope)
+    record = recording.message_record(1, event, recording.header_of(event), 0.0, {"version": 0})
+    before = record.sum()
+    received[2][5] ^= 1
+    assert record.sum() == before, "the sum of what came"
+    read = Record(1, record.kind, record.head, tuple(bytes(frame) for frame in record.frames))
+    assert read.sum() != before, "the sum of what stands on the disk"
+    received[2][5] ^= 1
+    assert Record(1, record.kind, record.head, tuple(bytes(frame) for frame in record.frames)).sum() == before

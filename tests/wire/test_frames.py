@@ -57,6 +57,12 @@ def test_sums_that_are_known_are_not_computed_again(monkeypatch):
     assert f.pack(f.Envelope(1, PUSH, payload), sums) == packed
 
 
+def test_the_sums_of_what_was_read_are_known_and_of_nothing_else():
+    packed = f.pack(f.Envelope(1, PUSH, (bytes(100), b"abc")))
+    assert f.unpack(packed).sums == (f.checksum(bytes(100)), f.checksum(b"abc"))
+    assert f.unpack(packed, verify=False).sums == ()
+
+
 def test_an_enum_travels_as_its_text():
     refused = Refused(reason=Reason.STALE, detail="")
     assert type(f.unpack(f.pack(f.Envelope(1, refused))).message.reason) is str

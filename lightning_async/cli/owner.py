@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from lightning_async.errors import ConfigError
 from lightning_async.transport.keys import write_private
 
 if TYPE_CHECKING:
-    from lightning_async.server.private import Private, Validation
+    from lightning_async.server.private import Private
 
 FILE = "owner.json"
 
@@ -45,11 +46,12 @@ def token_in(folder: Path) -> str:
     return str(_read(path)["token"])
 
 
-def imported(text: str) -> Validation:
-    """The function that "package.module:function" names, also from the current folder. Raises ConfigError."""
+def imported(text: str, what: str = "validation") -> Callable[..., Any]:
+    """The function that "package.module:function" names, also from the current folder. Raises ConfigError, which says
+    that it is for `what`."""
     module, _, name = text.partition(":")
     if not module or not name:
-        raise ConfigError(f'validation: got {text!r}, expected "module:function"')
+        raise ConfigError(f'{what}: got {text!r}, expected "module:function"')
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
@@ -57,9 +59,9 @@ def imported(text: str) -> Validation:
         for part in name.split("."):
             found = getattr(found, part)
     except (ImportError, AttributeError) as error:
-        raise ConfigError(f"validation: cannot import {text!r}: {error}") from error
+        raise ConfigError(f"{what}: cannot import {text!r}: {error}") from error
     if not callable(found):
-        raise ConfigError(f"validation: {text!r} is {found!r}, expected a function")
+        raise ConfigError(f"{what}: {text!r} is {found!r}, expected a function")
     return found  # type: ignore[no-any-return]
 
 

@@ -31,6 +31,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     for name in CHANGES:
         parser.add_argument(f"--{name}", metavar="TEXT", help=f"what if the run had had this {name}")
     parser.add_argument("--compare", type=Path, metavar="FILE", help="a checkpoint: say how far the result is from it")
+    parser.add_argument(
+        "--loss", metavar="TEXT", help='"module:function" of {name: tensor}: the loss on a validation set of yours'
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the result: a .safetensors or a .ckpt")
     parser.add_argument("--validation", metavar="TEXT", help='"module:function", where the run needs one')
 
@@ -55,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
     if tale is not None and tale.coordinator is not None:
         result = tale.coordinator
         print(_difference(told.state.coordinator, tale, start))
+    if args.loss is not None:
+        print(_losses(args.loss, told.state.coordinator, result))
     if args.compare is not None:
         print(_compared(tensors_of(result), read_tensors(args.compare), args.compare))
     if args.out is not None:
@@ -94,6 +99,22 @@ def _difference(recorded: Coordinator, tale: Tale, start: Tensor | None) -> str:
         lines.append(f"{_norm(apart):.4g} from the recorded parameters, {share:.1%} of the way that these have gone")
         lines.append(f"cosine of the two ways: {cosine:.4f}")
     return "\n".join(lines)
+
+
+def _losses(text: str, recorded: Coordinator, result: Coordinator) -> str:
+    ours = _loss(text, result)
+    return f"loss {ours:.6g}" if result is recorded else f"loss {ours:.6g}, of the recorded {_loss(text, recorded):.6g}"
+
+
+def _loss(text: str, coordinator: Coordinator) -> float:
+    from lightning_async.cli.owner import imported
+    from lightning_async.server.history import tensors_of
+
+    function = imported(text, "--loss")
+    try:
+        return float(function({name: tensor.clone() for name, tensor in tensors_of(coordinator).items()}))
+    except Exception as error:  # whatever the user's function may raise
+        raise ConfigError(f"--loss {text} failed on version {coordinator.run.version}: {error!r}") from error
 
 
 def _norm(vector: Tensor) -> float:

@@ -157,6 +157,37 @@ def test_replay_notices_what_is_not_as_recorded(
     assert "DIFFERS from what was recorded: record" in said(capsys, "replay", str(kept), code=1)
 
 
+LOSS = """
+def loss(tensors):
+    before = float(tensors["w"].square().sum())
+    tensors["w"].zero_()
+    return before
+
+def broken(tensors):
+    return tensors["v"]
+"""
+
+
+def test_replay_says_the_loss_of_what_was_and_of_what_if(
+    kept: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The function gets copies: what it does to them is not in what is written afterwards."""
+    (tmp_path / "judge_of_replays.py").write_text(LOSS)
+    monkeypatch.syspath_prepend(tmp_path)
+    out = tmp_path / "run.safetensors"
+    recorded = float(final(kept)[:6].square().sum())
+    loss = ("--loss", "judge_of_replays:loss")
+    assert f"loss {recorded:.6g}\n" in said(capsys, "replay", str(kept), *loss, "--out", str(out))
+    assert float(load_file(out)["w"].square().sum()) == pytest.approx(recorded)
+    other = float(final(kept, without=["c"])[:6].square().sum())
+    assert f"loss {other:.6g}, of the recorded {recorded:.6g}\n" in said(
+        capsys, "replay", str(kept), "--without", "c", *loss
+    )
+    text = said(capsys, "replay", str(kept), "--loss", "judge_of_replays:broken", code=2)
+    assert "--loss judge_of_replays:broken failed on version 12: KeyError('v')" in text
+    assert "--loss: cannot import" in said(capsys, "replay", str(kept), "--loss", "nowhere:loss", code=2)
+
+
 def final(folder: Path, **tale: Any) -> torch.Tensor:
     """Where a tale ends."""
     one = Tale(tale.pop("changes", {}), frozenset(tale.pop("without", ())))

@@ -8,7 +8,6 @@ out positions (first what has come back, then fresh ones, pass after pass) and b
 is accepted and when a version is made of it. Whatever else becomes of them, they come back and are handed out again:
 the worker died, left or took too long, its update was thrown away, or a filter dropped it. A position that was handed
 out again belongs to its new holder alone, so an update of the old one with it is not accepted.
-
 What comes back again and again because no update with it can be used (it makes NaN) is set aside in the end.
 
 Rule of this file: it has no clock and knows no messages; positions are booked in whole ranges, so its size follows the
@@ -29,7 +28,7 @@ from lightning_async.scheduling.ranges import Range, merged, size, without
 WORN_OUT = 8  # how much wear sets a range aside
 MOST_PIECES = 4096  # of one unit, so that whoever tears the books into crumbs makes no lease that cannot be said
 COSTS_KEPT = 32
-PLAIN = ("length", "position", "passes", "applied", "base", "least")
+PLAIN = ("length", "position", "passes", "applied", "base")
 
 
 @dataclass
@@ -47,7 +46,7 @@ class Ledger:
     aside: list[Range] = field(default_factory=list)
     returned: Counter[str] = field(default_factory=Counter)  # why -> samples
     base: int = 0  # the pass that is epoch 0 of those who train by passes now
-    least: int = 1  # fewer samples are of no use to those who train
+    least: dict[str, int] = field(default_factory=dict)  # worker -> fewer samples are of no use to it
     fits: list[str] = field(default_factory=list)  # the workers that do
     asked: dict[str, float] = field(default_factory=dict)  # worker -> when it asked for a lease last
     # [why, worker, pass, start, stop]
@@ -67,6 +66,7 @@ class Ledger:
             free=read_held(values["free"]),
             booked=dict(values["booked"]),
             fits=list(values["fits"]),
+            least=dict(values.get("least", {})),
             asked=dict(values["asked"]),
             aside=[(a, b, c) for a, b, c in values["aside"]],
             returned=Counter(values["returned"]),
@@ -93,19 +93,20 @@ class Ledger:
         return max(0, (upto + 1) * self.length - self.position) + size(h.range for h in self.free if h.range[0] <= upto)
 
     def through(self, passes: int) -> bool:
-        """Whether so many passes are applied, but for less than `least` samples."""
+        """Whether so many passes are applied, but for so few samples that nobody who trains can use them."""
+        least = min(self.least.values(), default=1)
         under_way = (held for books in (self.leased, self.waiting) for own in books.values() for held in own)
-        return self.left(passes - 1) < self.least and not any(held.range[0] < passes for held in under_way)
+        return self.left(passes - 1) < least and not any(held.range[0] < passes for held in under_way)
 
     def epoch(self, worker: str, number: int, of: int) -> tuple[int, bool]:
         """(the pass that epoch `number` of `of` of this worker goes up to, whether it is its last one).
 
-        Who comes first begins with what is left of the last pass, if that is `least` samples. Who comes while others
+        Who comes first begins with what is left of the last pass, if that is of use to it. Who comes while others
         train helps them with the pass that they are at, and ends with them.
         """
         at = self.newest
         if not self.fits:
-            at = self._begun(min(self.least, self.length))
+            at = self._begun(self.least.get(worker, 1))
             self.base = at - number
         if worker not in self.fits:
             self.fits.append(worker)
@@ -174,9 +175,8 @@ class Ledger:
 
     def missing(self, worker: str, ranges: Sequence[Range]) -> list[Range]:
         """What of `ranges` an update of `worker` must not hold: it is somebody else's, or done. Free ones are its."""
-        mine = [held.range for held in (*self.leased.get(worker, ()), *self.free)]
         beyond = [row for row in ranges if row[0] * self.length + row[2] > self.position]
-        return without(ranges, mine) + beyond
+        return without(ranges, [held.range for held in (*self.leased.get(worker, ()), *self.free)]) + beyond
 
     def claim(self, worker: str, ranges: Sequence[Range], now: float) -> None:
         """An update of `worker` with `ranges` was accepted; nothing of them is `missing`."""
@@ -215,15 +215,15 @@ class Ledger:
         """`worker` trains no more: everything leased to it comes back; what that is."""
         self.fits = [other for other in self.fits if other != worker]
         self.asked.pop(worker, None)
+        self.least.pop(worker, None)
         return self.give_back(worker, [held.range for held in self.leased.get(worker, ())], why)
 
     def expire(self, overdue: Callable[[str, Held], bool], why: str) -> list[tuple[str, list[Range]]]:
         """What of the passes that have nothing fresh is overdue comes back: (worker, ranges)."""
-        late = [
-            (worker, rows)
-            for worker, own in self.leased.items()
-            if (rows := [held.range for held in own if held.range[0] < self.newest and overdue(worker, held)])
-        ]
+        late: list[tuple[str, list[Range]]] = []
+        for worker, own in self.leased.items():
+            if rows := [held.range for held in own if held.range[0] < self.newest and overdue(worker, held)]:
+                late.append((worker, rows))
         return [(worker, self.give_back(worker, rows, why)) for worker, rows in late]
 
     def delayed(self, worker: str, ranges: Sequence[Range], why: str) -> None:
@@ -292,6 +292,7 @@ class Ledger:
             "waiting": {worker: [astuple(held) for held in own] for worker, own in self.waiting.items()},
             "booked": [[number, done] for number, done in self.booked.items()],
             "fits": list(self.fits),
+            "least": dict(self.least),
             "asked": dict(self.asked),
             "aside": self.aside,
             "returned": dict(self.returned),

@@ -48,7 +48,7 @@ def lease(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m
     if lease.count + ledger.held(member.name) > min(MOST_SAMPLES, MOST_PASSES * ledger.length):
         return Refusal(Reason.LIMIT, f"more than {MOST_PASSES} passes of {ledger.length} samples held by one worker")
     run.streams[lease.stream], member.bytes_per_s = ledger, max(0.0, lease.bytes_per_s)
-    ledger.least = lease.batch if lease.whole else 1
+    ledger.least[member.name] = min(lease.batch, max(1, ledger.length // 2)) if lease.whole else 1
     _tell(run, lease.stream, member.name, ledger.give_back(member.name, unstepped, "no step", WORN_OUT), "no step")
     _take_back(run, lease.stream, ledger, member, holds, spoiled)
     ranges = _granted(run, ledger, member, lease)

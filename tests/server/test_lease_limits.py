@@ -15,6 +15,20 @@ from lightning_async.wire.messages import Reason
 ROWS = [[0, i % SAMPLES, i % SAMPLES + 1] for i in range(leasing.MOST_ROWS + 1)]
 
 
+def test_who_says_that_nothing_is_of_use_to_him_ends_no_run() -> None:
+    room = Room(epochs=2).begin("a", "b")
+    useless = m.Lease(stream="train", length=SAMPLES, count=1, batch=10**6, whole=True)
+    room.say("b", useless)
+    room.wait(1.0)
+    assert not room.run.ended
+    for _ in range(14):
+        rows = [(a, b, c) for a, b, c in room.say("a", m.Lease(stream="train", length=SAMPLES, count=1)).ranges]
+        room.push("a", counting(rows), units=named(rows))
+    room.say("b", useless)
+    room.wait(1.0)
+    assert (room.run.ended, ledger(room)["applied"]) == ("", 14), "the other one can use the last two"
+
+
 @pytest.mark.parametrize("field", ["holds", "spoiled"])
 def test_a_lease_that_names_more_ranges_than_are_read_is_refused(field: str) -> None:
     room = Room().begin("a")

@@ -60,7 +60,8 @@ def text(taken: Plan, plans: tuple[Plan, ...], target: float) -> str:
     return (
         f"{told}{short}\n\n"
         f"AsyncWANStrategy(compression={taken.compression!r}, local_steps={taken.local_steps}, quorum={taken.quorum})\n"
-        f"# computing {taken.least:.0%} of the time or more, updates up to {max(taken.staleness):.0f} versions old"
+        f"# each worker computes {taken.least:.0%} of the time at least, updates are up to "
+        f"{max(taken.staleness):.0f} versions old"
     )
 
 

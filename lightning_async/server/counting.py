@@ -11,6 +11,7 @@ from lightning_async.wire.frames import Frame
 
 
 def tell(run: Run, member: Member, push: m.Push, receipt: m.Receipt, payload: tuple[Frame, ...]) -> None:
+    """Write down what `receipt` says of `push`; of a refused one the `payload` is not read."""
     if receipt.accepted:
         count(run, member, push, receipt.staleness)
         note_codec(run, member, payload[0])
@@ -22,6 +23,7 @@ def tell(run: Run, member: Member, push: m.Push, receipt: m.Receipt, payload: tu
 
 
 def count(run: Run, member: Member, push: m.Push, staleness: int) -> None:
+    """An accepted update, in the counts of its worker and of the run."""
     member.accepted += 1
     member.steps += push.steps
     member.samples += push.samples

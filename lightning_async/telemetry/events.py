@@ -21,22 +21,30 @@ class OfWorker(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Joined(OfWorker):
+    """A worker or an observer came in; `again`: the same process, over a new connection."""
+
     again: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class Left(OfWorker):
+    """It took its leave, was silent for too long, or was counted out: `why`."""
+
     why: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Initialised(OfWorker):
+    """`worker` gave the run its first parameters, version 0; counted are numbers, not tensors."""
+
     parameters: int
     buffers: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Accepted(OfWorker):
+    """Update `seq` of `worker`, `staleness` versions old: `steps` local steps on `samples` samples, in `round_s`."""
+
     seq: int
     staleness: int
     steps: int
@@ -63,6 +71,8 @@ class CodecChanged(OfWorker):
 
 @dataclass(frozen=True, kw_only=True)
 class Refused(OfWorker):
+    """An update or a request of `worker` was refused; `reason` is a code of `wire.messages.Reason`."""
+
     reason: str
     detail: str
 
@@ -165,6 +175,8 @@ class Quarantined(OfWorker):
 
 @dataclass(frozen=True, kw_only=True)
 class Released(OfWorker):
+    """The quarantine of `worker` is over."""
+
     why: str
 
 
@@ -178,4 +190,6 @@ class Unused(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Ended(Event):
+    """The run is over; workers learn it from their next answer."""
+
     why: str

@@ -33,7 +33,7 @@ log = logging.getLogger("lightning_async.server")
 
 
 class EmbeddedServer:
-    """A running server of our own; made by `start`, or by `begin` for who has something else to do while it comes up.
+    """A running server of our own; made by `begin`; who needs its address waits until it is ready.
 
     Its methods may be called in any order and more than once.
     """
@@ -44,23 +44,6 @@ class EmbeddedServer:
         self.address = ""
         self._quit_s = QUIT_S
         atexit.register(self.quit)
-
-    @classmethod
-    def start(
-        cls,
-        config: RunConfig,
-        state_dir: str | Path | StateDir | None = None,
-        events: str | Path | None = None,
-        address: str = LOCAL,
-        run: str = "embedded",
-        public: bool = False,
-        validation: str | None = None,
-        timeout_s: float = START_S,
-    ) -> EmbeddedServer:
-        """A server that listens; raises as `wait_until_ready`."""
-        server = cls.begin(config, state_dir, events, address, run, public, validation)
-        server.wait_until_ready(timeout_s)
-        return server
 
     @classmethod
     def begin(

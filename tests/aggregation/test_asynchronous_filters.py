@@ -9,7 +9,6 @@ from __future__ import annotations
 from functools import cache
 
 import pytest
-import torch
 
 pytest.importorskip("sklearn")
 from fleet import Fleet
@@ -27,14 +26,6 @@ HOLDS = [
     ("kardam(f=2)", "sign_flip(k=10.0)", "iid"),
     ("kardam(f=2)", "gaussian_noise(sigma=20.0)", "iid"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def fleet(rule: str, how: str | None, split: str) -> Fleet:

@@ -11,7 +11,6 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-import torch
 
 pytest.importorskip("transformers")
 from examples.experiments.attacked import Fleet, arguments, text
@@ -19,14 +18,6 @@ from examples.experiments.attacked import Fleet, arguments, text
 pytestmark = pytest.mark.slow
 ROBUST = "pipeline(nnm(f=2), trimmed_mean(f=2))"
 VERSIONS, SHARE = 8, 0.02  # of the loss
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from embedding import GOODBYE, ask, hello, say
+from embedding import GOODBYE, ask, hello, ready, say
 from eventually import ENOUGH_S, eventually
 from ports import free
 
@@ -24,7 +24,7 @@ def start() -> Iterator[Callable[..., EmbeddedServer]]:
     started: list[EmbeddedServer] = []
 
     def made(patience_s: float = 3600.0, **options: Any) -> EmbeddedServer:
-        started.append(EmbeddedServer.start(RunConfig(patience_s=patience_s), **options))
+        started.append(ready(RunConfig(patience_s=patience_s), **options))
         return started[-1]
 
     yield made
@@ -77,28 +77,28 @@ def test_a_run_goes_on_in_the_next_embedded_server(start: Callable[..., Embedded
     assert report.state["version"] == 1
     second.quit()
     with pytest.raises(ConfigError, match="local_steps is 16 in the snapshot, 4 here"):
-        EmbeddedServer.start(RunConfig(local_steps=4), state_dir=tmp_path)
+        ready(RunConfig(local_steps=4), state_dir=tmp_path)
 
 
 def test_a_state_dir_that_another_server_uses_is_said(start: Callable[..., EmbeddedServer], tmp_path: Path) -> None:
     start(state_dir=tmp_path)
     with pytest.raises(ConfigError, match=r"refused to start: another server keeps its run in .*process \d+ on"):
-        EmbeddedServer.start(RunConfig(), state_dir=tmp_path)
+        ready(RunConfig(), state_dir=tmp_path)
 
 
 def test_a_bad_configuration_is_said() -> None:
     with pytest.raises(ConfigError, match="unknown aggregator 'median_of_hopes'"):
-        EmbeddedServer.start(RunConfig(aggregation="median_of_hopes"))
+        ready(RunConfig(aggregation="median_of_hopes"))
 
 
 def test_a_taken_port_is_said(start: Callable[..., EmbeddedServer]) -> None:
     with pytest.raises(ConfigError, match="cannot listen at"):
-        EmbeddedServer.start(RunConfig(), address=start().address)
+        ready(RunConfig(), address=start().address)
 
 
 def test_a_public_address_is_refused_without_asking_for_it() -> None:
     with pytest.raises(ConfigError, match="other machines"):
-        EmbeddedServer.start(RunConfig(), address="tcp://0.0.0.0:0")
+        ready(RunConfig(), address="tcp://0.0.0.0:0")
 
 
 def test_a_child_that_dies_at_its_start_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +107,7 @@ def test_a_child_that_dies_at_its_start_is_shown(tmp_path: Path, monkeypatch: py
     other.chmod(0o700)
     monkeypatch.setattr("sys.executable", str(other))
     with pytest.raises(NetworkError, match=r"ended with code 2 at its start:\nno idea what -m means"):
-        EmbeddedServer.start(RunConfig())
+        ready(RunConfig())
 
 
 def test_what_the_server_logs_reaches_the_owner(

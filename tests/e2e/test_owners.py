@@ -21,7 +21,8 @@ OWNER = """
 import os, sys, time
 from lightning_async.config import RunConfig
 from lightning_async.strategy.embedded import EmbeddedServer
-server = EmbeddedServer.start(RunConfig())
+server = EmbeddedServer.begin(RunConfig())
+server.wait_until_ready()
 print(server.address, server._process.pid, flush=True)
 """
 FORKED = """

@@ -39,11 +39,11 @@ class Entry:
     kind: str
     offset: int
 
-    @property
+    @cached_property
     def size(self) -> int:
         return math.prod(self.shape)
 
-    @property
+    @cached_property
     def range(self) -> slice:
         return slice(self.offset, self.offset + self.size)
 
@@ -224,12 +224,17 @@ def difference(ours: Layout, theirs: Layout) -> str:
 
 def flatten(tensors: Sequence[Tensor], entries: Sequence[Entry], out: Tensor) -> Tensor:
     """Copy `tensors` into `out` (float32 [n], any device) at their entries' offsets; returns `out`."""
-    for tensor, entry in zip(tensors, entries, strict=True):
-        out[entry.range].view(entry.shape).copy_(tensor.detach())
+    for tensor, entry, place in zip(tensors, entries, split(out, entries), strict=True):
+        place.view(entry.shape).copy_(tensor.detach())
     return out
 
 
 def unflatten(vector: Tensor, entries: Sequence[Entry], tensors: Sequence[Tensor]) -> None:
     """Copy `vector` (float32 [n]) into `tensors`, cast to each tensor's dtype."""
-    for tensor, entry in zip(tensors, entries, strict=True):
-        tensor.data.copy_(vector[entry.range].view(entry.shape))
+    for tensor, entry, own in zip(tensors, entries, split(vector, entries), strict=True):
+        tensor.data.copy_(own.view(entry.shape))
+
+
+def split(vector: Tensor, entries: Sequence[Entry]) -> tuple[Tensor, ...]:
+    """Views of `vector` [n], one for each of the entries, which fill it in their order."""
+    return torch.split(vector, [entry.size for entry in entries]) if entries else ()

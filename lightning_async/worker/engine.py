@@ -69,6 +69,7 @@ class Engine:
         self.holdings = Holdings()
         self._settler = Settler(self.replica, self._guard, self.holdings)
         self.config, self.workers, self.armed = RunConfig(), 1, False
+        self.rigid = False  # whether every update must start from the newest version: synchronous, no overlap
         self._sizes, self.round_steps = sizing(1), 1
         self.tamper: Callable[[torch.Tensor], torch.Tensor] = lambda update: update  # see tampering.py
         self._claims, self._give_up = dict(claims or {}), give_up
@@ -92,7 +93,7 @@ class Engine:
         self.until(lambda: self._courier.welcome is not None)
         welcome = self._welcome
         self.config = read_config(welcome.config)
-        self._settler.submit = self.config.submit
+        self._settler.submit, self.rigid = self.config.submit, policy(self.config.staleness).bound == 0
         self.workers, self._seq, self.found = welcome.workers, welcome.last_seq, welcome
         sizes = sizing(self.config.local_steps)
         self._sizes, self.round_steps = sizes, sizes.told(welcome.round_steps) or sizes.first
@@ -252,11 +253,6 @@ class Engine:
         push = replace(push, base=self._turns.base(piece, push.base), samples=self._turns.samples(piece))
         u = self.replica.update_of(push.seq, piece)
         return Update(push, self.tamper(u), self.replica.live_buffers() if piece == 0 else torch.empty(0), own_steps)
-
-    @property
-    def rigid(self) -> bool:
-        """Whether every update must start from the newest version: synchronous training, no overlap."""
-        return policy(self.config.staleness).bound == 0
 
     def _next_push(self, group: int = 0, **rest: Any) -> Push:
         self._seq += 1

@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lightning_async.layout import Shared, flatten, unflatten
+from lightning_async.layout import Shared, flatten, split, unflatten
 from lightning_async.wire.checksum import checksum
 
 FLOAT = torch.float32
@@ -227,11 +227,13 @@ class Replica:
         for sent in held:
             for i, part in self._ranges(sent):
                 parts.setdefault(i, []).append(part)
-        for i, (p, entry) in enumerate(zip(self.shared.parameters, self.shared.layout.parameters, strict=True)):
-            change = self.published[entry.range] - before[entry.range]
+        entries = self.shared.layout.parameters
+        rows = zip(self.shared.parameters, split(self.published, entries), split(before, entries), strict=True)
+        for i, (p, new, old) in enumerate(rows):
+            change = new - old
             for part in parts.get(i, ()):
                 change.add_(part)
-            p.data.add_(change.view(entry.shape))
+            p.data.add_(change.view(p.shape))
 
     def _rewrite(self, progress: Tensor | None) -> None:
         """live = P' - pending (- progress)."""

@@ -12,6 +12,7 @@ import pytest
 
 from lightning_async.wire import checksum, fields, frames
 from lightning_async.wire.messages import REPLIES, REQUESTS, Reason, Status
+from lightning_async.wire.parts import PARTS
 from lightning_async.wire.session import REFUSALS, REPLY, TRANSITIONS, State
 
 TEXT = (Path(__file__).parents[1] / "docs" / "protocol.md").read_text()
@@ -54,7 +55,7 @@ def default_of(item: dataclasses.Field) -> str:
     return f'"{item.default}"' if isinstance(item.default, str) else repr(item.default)
 
 
-@pytest.mark.parametrize("kind", [*REQUESTS, *REPLIES])
+@pytest.mark.parametrize("kind", [*REQUESTS, *REPLIES, *PARTS])
 def test_every_message_stands_in_the_text_with_its_fields(kind):
     text = section(kind.__name__)
     hints = get_type_hints(kind)
@@ -63,14 +64,14 @@ def test_every_message_stands_in_the_text_with_its_fields(kind):
         [f"`{item.name}`", spelled(hints[item.name]), default_of(item)] for item in dataclasses.fields(kind)
     ]
     assert all(row[3] for row in rows(text))
-    assert text.strip().startswith("Request." if kind in REQUESTS else "Reply to")
+    assert text.strip().startswith("Request." if kind in REQUESTS else "Part." if kind in PARTS else "Reply to")
     assert "ayload" in text
     if kind in REQUESTS:
         assert f"Reply: {REPLY[kind].__name__}" in text.replace("\n", " ")
 
 
 def test_no_message_stands_in_the_text_that_does_not_exist():
-    assert re.findall(r"^### (.*)$", TEXT, re.MULTILINE) == [kind.__name__ for kind in (*REQUESTS, *REPLIES)]
+    assert re.findall(r"^### (.*)$", TEXT, re.MULTILINE) == [kind.__name__ for kind in (*REQUESTS, *REPLIES, *PARTS)]
 
 
 def test_the_session_table_is_the_one_of_the_code():

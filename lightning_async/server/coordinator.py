@@ -107,6 +107,13 @@ class Coordinator:
         now, patience = max(self.run.now, now), self.run.config.patience_s
         return tuple(member.name for member in self.run.members if member.alive and now - member.seen_at > patience)
 
+    def foregone(self, peer: bytes, message: m.Message) -> bool:
+        """Whether the answer to this request of `peer` is known without its payload. Changes nothing."""
+        member = self.run.members.of(peer)
+        if member is None or not member.alive:
+            return False  # who comes back goes on
+        return isinstance(advance(member.state, message), Reason) or exchange.foregone(self.run, member, message)
+
     def stop(self, why: str, now: float) -> list[Action]:
         """End the run by hand; workers learn it from their next answer."""
         self._begin(now)

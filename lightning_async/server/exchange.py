@@ -180,14 +180,30 @@ def decide(run: Run, member: Member, push: m.Push, found: Slot | Refusal) -> m.R
     return receipt
 
 
+def place(run: Run, member: Member, push: m.Push) -> Refusal | None:
+    """Why a new push has no place in the run as it is now, whatever its payload is."""
+    assert run.stepper is not None
+    assert run.layout is not None
+    age, bound = run.stepper.age(push.base), pacing.bound(run, member)
+    return admission.check_place(push, member, run.version, age, bound, run.layout.digest)
+
+
+def foregone(run: Run, member: Member, message: m.Message) -> bool:
+    """Whether the answer to `message` is known without its payload: an update that comes too late, or was here before,
+    and parameters of a run that has some. Changes nothing."""
+    if isinstance(message, m.Init):
+        return run.version >= 0
+    if not isinstance(message, m.Push) or run.stepper is None:
+        return False
+    return bool(run.ended) or message.seq in member.receipts or place(run, member, message) is not None
+
+
 def read_update(run: Run, member: Member, push: m.Push, payload: tuple[Frame, ...]) -> Slot | Refusal:
     assert run.stepper is not None
     assert run.layout is not None
     if run.ended:
         return Refusal(Reason.STOPPING, f"the run has ended: {run.ended}")
-    refusal = check_standing(member) or admission.check_place(
-        push, member, run.version, run.stepper.age(push.base), pacing.bound(run, member), run.layout.digest
-    )
+    refusal = check_standing(member) or place(run, member, push)
     refusal = refusal or admission.check_claims(
         push, run.config, run.rules.sizing.most_claimed, run.stepper.groups, len(run.layout.parameters)
     )

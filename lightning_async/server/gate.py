@@ -12,8 +12,9 @@ from lightning_async.transport.allowed import REVOKED, STRANGER, Caller
 from lightning_async.transport.door import Door
 from lightning_async.wire import messages as m
 from lightning_async.wire.messages import Reason
+from lightning_async.wire.parts import Drop, Have
 
-READS = (m.Pull, m.Beat, m.Leave, m.Fetch, m.Status)  # what everybody on the list may
+READS = (m.Pull, m.Beat, m.Leave, m.Fetch, m.Status, Have, Drop)  # what everybody on the list may
 
 
 class Gate:

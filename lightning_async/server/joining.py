@@ -51,6 +51,7 @@ def hello(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m
         workers=max(run.config.workers, len(run.members.workers())),
         beat_s=run.config.beat_s,
         round_steps=entered.round_steps,
+        chunks=hello.chunks,
     )
     entered.state = welcomed(hello, welcome)
     return welcome

@@ -21,8 +21,10 @@ from lightning_async.server.reception import Duties, Reception
 from lightning_async.server.recorder import Recorder
 from lightning_async.telemetry import Sink, events
 from lightning_async.transport.base import Listener
+from lightning_async.transport.freight import Freight
 from lightning_async.wire.frames import Envelope, FrameError, VersionError, pack, unpack
-from lightning_async.wire.messages import Reason, Refused
+from lightning_async.wire.messages import Hello, Reason, Refused
+from lightning_async.wire.parts import PARTS, Chunk, Offer
 
 TICK_S = 0.1
 GOODBYE_S = 5.0  # how long workers have to hear that the run is over
@@ -60,6 +62,8 @@ class Service:
     ) -> None:
         self.coordinator, self._listener, self._sinks, self._clock = coordinator, listener, tuple(sinks), clock
         self._keeper, self._recorder = keeper, recorder
+        keep_s = 10 * coordinator.run.config.patience_s
+        self._freight = Freight(lambda peer, frames: listener.send(peer, frames), self._name_of, clock, keep_s=keep_s)
         self._brain: Coordinator | Recorder = coordinator if recorder is None else recorder
         self._held: deque[tuple[int, Sequence[Action]]] = deque()  # actions, and the record they have to wait for
         if recorder is not None:
@@ -142,13 +146,43 @@ class Service:
             return
         try:
             reply = self._reception.receive(peer, envelope.message)
-            if reply is None:
-                self._handle(Received(peer, envelope))
-            else:
+            if reply is not None:
                 self._perform([Send(peer, Envelope(envelope.id, reply))])
+            elif isinstance(envelope.message, PARTS):
+                self._part(peer, envelope)
+            else:
+                if isinstance(envelope.message, Hello) and envelope.message.chunks:
+                    self._freight.takers.add(peer)
+                self._handle(Received(peer, envelope))
+        except FrameError as error:
+            self._answer_damaged(peer, error)
         except Exception:
             self._complain(type(envelope.message).__name__)
             self._answer(peer, envelope.id, Reason.INTERNAL, "the server failed on this request; its log says why")
+
+    def _name_of(self, peer: bytes) -> str:
+        """The member that speaks through `peer`; empty for nobody."""
+        member = self.coordinator.run.members.of(peer)
+        return member.name if member is not None and member.alive else ""
+
+    def _part(self, peer: bytes, envelope: Envelope) -> None:
+        """A chunk is no event of the run: only what it completes, or what cannot become one any more, is."""
+        if not self._name_of(peer):
+            if isinstance(envelope.message, Offer | Chunk):
+                self._answer(peer, envelope.id, Reason.STRANGER, "chunks of a message, of nobody here: say Hello")
+            return
+        whole = self._freight.take(peer, envelope)
+        if whole is not None:
+            self._take(peer, whole)
+        elif isinstance(envelope.message, Offer):
+            self._spare()
+
+    def _spare(self) -> None:
+        """Answer what needs no more of its payload to be answered, so that its sender stops sending."""
+        for peer, envelope in list(self._freight.arriving()):
+            if self.coordinator.foregone(peer, envelope.message):
+                self._freight.forget(peer, envelope.id)
+                self._handle(Received(peer, envelope))
 
     def _halt(self, why: str) -> None:
         self._halted = why
@@ -178,6 +212,8 @@ class Service:
         try:
             self._show_out()
             self._handle(Tick())
+            self._spare()
+            self._freight.tick()
             if self._keeper is not None:
                 self._keeper.look(self.coordinator.run, self._clock())
         except Exception:
@@ -247,12 +283,13 @@ class Service:
         for action in actions:
             match action:
                 case Send(peer, envelope, sums):
-                    if not self._listener.send(peer, pack(self._reception.completed(envelope), sums)):
+                    if not self._freight.send(peer, pack(self._reception.completed(envelope), sums)):
                         self._handle(Gone(peer))
                 case Emit(event):
                     log.log(_level(event), "%s", event)
                     self._tell(event)
                 case Limit(largest):
+                    self._freight.largest_bytes = largest
                     self._listener.limit(largest)
                 case Stop():
                     self._stopped = True

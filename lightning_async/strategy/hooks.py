@@ -63,6 +63,7 @@ class AsyncWANHooks(RoundHooks, TrialHooks, CheckpointHooks):
             robust rule enough of them that two thirds of the expected workers are in every step.
         mode: "sync" is short for staleness=0, quorum="all": each step is made of everybody's round from the last one.
         quarantine_below: exclude for a time a worker whose reputation (0 to 1) falls below this; needs a robust rule.
+        patience_s: how long a worker may be silent; all waits for a line follow from it (docs/networks.md).
         scheduler: which shared samples a worker gets that asks: "first_come" (the default), "priority", "capability",
             "gale_shapley", "own(path='module:function')". predictor: "ewma" or "least_squares", what it plans with.
         total_steps: end the run for everybody when the accepted updates hold this many local optimizer steps.
@@ -96,6 +97,7 @@ class AsyncWANHooks(RoundHooks, TrialHooks, CheckpointHooks):
         quorum: int | Literal["all"] | None = None,
         mode: Literal["async", "sync"] | None = None,
         quarantine_below: float | None = None,
+        patience_s: float | None = None,
         scheduler: str | dict[str, Any] | Scheduler | None = None,
         predictor: str | dict[str, Any] | Predictor | None = None,
         total_steps: int | None = None,
@@ -127,6 +129,7 @@ class AsyncWANHooks(RoundHooks, TrialHooks, CheckpointHooks):
             quorum=quorum,
             mode=mode,
             quarantine_below=quarantine_below,
+            patience_s=patience_s,
             scheduler=scheduler,
             predictor=predictor,
             total_steps=total_steps,

@@ -37,6 +37,7 @@ class Count:
 class Connection(ABC):
     """A worker's end: dials out, reconnects by itself, never blocks for longer than it is told."""
 
+    cuts: bool = True  # whether large messages are to travel in chunks
     trouble: str = ""  # what this transport knows of why nobody answers, for people
 
     @abstractmethod

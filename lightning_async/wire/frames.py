@@ -21,9 +21,10 @@ from lightning_async.errors import CallerError, ProtocolError
 from lightning_async.wire.checksum import checksum
 from lightning_async.wire.fields import INT_RANGE, MAX_ITEMS, MAX_STRING, read, write
 from lightning_async.wire.messages import REPLIES, REQUESTS, Message
+from lightning_async.wire.parts import PARTS
 
 __all__ = ["MAX_HEADER_BYTES", "MAX_PAYLOAD_FRAMES", "PROTOCOL_VERSION", "Envelope", "Frame", "FrameError"]
-__all__ += ["VersionError", "checksum", "flat", "pack", "unpack"]
+__all__ += ["VersionError", "checksum", "flat", "pack", "peek", "unpack"]
 
 Frame = bytes | bytearray | memoryview
 
@@ -34,7 +35,7 @@ MAX_HEADER_BYTES = 4 * 2**20
 MAX_PAYLOAD_FRAMES = MAX_ITEMS
 MAX_CONTAINERS = 400_000  # lists and maps in one header
 
-TYPES: dict[str, type] = {kind.__name__: kind for kind in (*REQUESTS, *REPLIES)}
+TYPES: dict[str, type] = {kind.__name__: kind for kind in (*REQUESTS, *REPLIES, *PARTS)}
 _RESERVED = frozenset("tic")
 
 
@@ -104,6 +105,22 @@ def unpack(frames: Sequence[Frame], *, verify: bool = True) -> Envelope:
 
     `verify=False` leaves the checksums of the payload unread (their number still has to fit).
     """
+    envelope, sums = _read(frames)
+    payload = tuple(frames[2:])
+    try:
+        compared = _compare(sums, payload, verify)
+    except ValueError as error:
+        raise FrameError(str(error), envelope.id) from None
+    return Envelope(id=envelope.id, message=envelope.message, payload=payload, sums=compared)
+
+
+def peek(header: Frame) -> Envelope:
+    """What a header says, of a message whose payload is not here (yet). Raises as `unpack`."""
+    return _read([b"", header])[0]
+
+
+def _read(frames: Sequence[Frame]) -> tuple[Envelope, Any]:
+    """The message without its payload, and what it says of the payload's checksums."""
     version, head = _split(frames)
     request = head.get("i")
     if type(request) is not int or request < 1 or request not in INT_RANGE:
@@ -114,11 +131,9 @@ def unpack(frames: Sequence[Frame], *, verify: bool = True) -> Envelope:
         raise FrameError("header without a request id 'i' >= 1")
     try:
         message = read(_kind(head.get("t")), {key: value for key, value in head.items() if key not in _RESERVED})
-        payload = tuple(frames[2:])
-        sums = _compare(head.get("c"), payload, verify)
     except ValueError as error:
         raise FrameError(str(error), request) from None
-    return Envelope(id=request, message=message, payload=payload, sums=sums)
+    return Envelope(id=request, message=message), head.get("c")
 
 
 def _split(frames: Sequence[Frame]) -> tuple[int, dict[str, Any]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from lightning_async.wire.parts import Part
 from lightning_async.wire.reasons import Reason as Reason
 
 
@@ -25,6 +26,7 @@ class Hello:
     group: str = ""  # launch group: processes started by one script
     rank: int = 0  # rank inside the launch group
     host: dict[str, Any] = field(default_factory=dict)  # package versions, device; for status only
+    chunks: bool = False  # large messages may come in chunks (wire/parts.py)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +170,7 @@ class Welcome:
     beat_s: float
     run_id: str = ""  # random, made when the run was born
     round_steps: int = 0  # of your rounds, if you have been here before; 0: as configured
+    chunks: bool = False  # as in Hello, of the server
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,7 +270,7 @@ class Ack:
 
 Request = Hello | Init | Push | Pull | Beat | Leave | Lease | Share | Fetch | Load | Status | Pardon | Enrol | Order
 Reply = Welcome | Refused | Receipt | Params | Ranges | Shared | Moments | Report | Enrolled | Ack
-Message = Request | Reply
+Message = Request | Reply | Part
 
 REQUESTS: tuple[type, ...] = (
     Hello,

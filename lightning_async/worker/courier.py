@@ -64,7 +64,9 @@ class Courier:
         self._waited_s = self._waited_before_s = 0.0  # by the main thread; until the last exchange
         self._exchange_s, self._began = 0.0, math.inf  # of the last one; when this one began
         self._link: Link | None = None
-        self._downloads = Downloads(layout, self._pull, lambda: self._require_link().bytes_per_s.value, world.clock)
+        self._downloads = Downloads(
+            layout, self._pull, lambda: self._require_link().gauge.bytes_per_s.value, world.clock
+        )
         self.traffic, self.bytes_per_s = Traffic(), 0.0  # at the socket so far; of the line, as far as it was measured
 
     # What follows, down to `close`, is called by the main thread.
@@ -193,7 +195,7 @@ class Courier:
             self._jobs.popleft()()
         self._downloads.tick()
         self._link.pump(0.0 if self._jobs else longest_block_s)
-        self.traffic, self.bytes_per_s = self._link.traffic(), self._link.bytes_per_s.value or 0.0
+        self.traffic, self.bytes_per_s = self._link.traffic(), self._link.gauge.bytes_per_s.value or 0.0
 
     def _hang_up(self) -> None:
         try:
@@ -276,7 +278,7 @@ class Courier:
 
     def _on_receipt(self, reply: Reply, update: Update, payload: Frame, took_s: float, compute_s: float) -> None:
         assert self._uploads is not None
-        self._uploads.note(payload, took_s, self._require_link().rtt_s.value or 0.0, compute_s)
+        self._uploads.note(payload, took_s, self._require_link().gauge.rtt_s.value or 0.0, compute_s)
         receipt = receipt_in(reply, update.push)
         if receipt.accepted:
             self._acknowledged = max(self._acknowledged, receipt.seq)
@@ -285,7 +287,7 @@ class Courier:
         self._downloads.stop_asked = self._downloads.stop_asked or receipt.stop
         self._outcomes.append(Outcome.of(receipt, update.push, kept))
         self._owe(-1)  # after the outcome is there: who sees us idle must find it
-        self._downloads.settle()
+        self._downloads.settle(self._require_link().arriving)
 
     def _pull(self, question: Pull, then: Callable[[Reply, tuple[Frame, ...]], None]) -> None:
         def answered(reply: Reply, payload: tuple[Frame, ...]) -> None:

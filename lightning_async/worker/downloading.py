@@ -105,9 +105,10 @@ class Downloads:
             self._asked -= 1
             self._question(0.0)
 
-    def settle(self) -> None:
-        """A receipt has come: whatever was published before it would be here, if a question has stood since."""
-        if self._standing:
+    def settle(self, arriving: bool = False) -> None:
+        """A receipt has come: whatever was published before it would be here, if a question has stood since, but for
+        what is `arriving` in chunks, which a receipt overtakes."""
+        if self._standing and not arriving:
             self._pay(newer=False)
 
     def forget(self, done: Callable[[], None]) -> None:

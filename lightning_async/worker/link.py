@@ -5,7 +5,8 @@ arrived: what is still unanswered then was lost and is sent again (the server an
 When nothing at all comes for longer than the bytes under way can explain, the connection is dialled anew; a server
 that does not know us any more is greeted again, and the unanswered requests follow. A request that the server
 could not read may have been altered on the way, and one on which it failed may have been done, so both are repeated,
-under the same id and sequence number, a few times before the refusal is believed.
+under the same id and sequence number, a few times before the refusal is believed. What is large goes in chunks
+(transport/freight.py): a request, or an answer, of which a part is there is completed and not asked for again.
 
 Rule of this file: it belongs to one thread (the courier's), blocks only in `pump`, and only for as long as it is told.
 """
@@ -14,12 +15,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from lightning_async.errors import AsyncWANError, NetworkError, ProtocolError, RefusedError, UnreachableError
-from lightning_async.telemetry import Ewma
 from lightning_async.transport.base import Connection, Frame, Traffic
+from lightning_async.transport.freight import Freight
 from lightning_async.wire.frames import Envelope, FrameError, pack, unpack
 from lightning_async.wire.messages import (
     Ack,
@@ -34,38 +35,19 @@ from lightning_async.wire.messages import (
     Status,
     Welcome,
 )
+from lightning_async.wire.parts import PARTS
 from lightning_async.wire.session import fits
-from lightning_async.worker.patience import REJOIN_PATIENCE_S, join_patience_s
+from lightning_async.worker.calls import Call, Gauge, Then, in_chunks, under_way
+from lightning_async.worker.patience import REJOIN_FACTOR, join_patience_s, run_patience_s, silence_s
 
-SILENCE_S = 15.0  # before the bytes under way are added
-SLOWEST_BYTES_S = 60_000.0  # assumed until a transfer was measured: half of 1 Mbit/s
 HINT_S = 3.0
 HELLO_S = 3.0  # until a Hello without an answer is said again; then ever later
 AGAIN = {Reason.PROTOCOL.value, Reason.VERSION.value, Reason.INTERNAL.value}  # not read, or perhaps done in part
 CHECK = "Check that the server runs (`lightning-async status`), the address and port, and that a firewall lets TCP out"
+SERVER = b""  # the one peer of a link
+MOST_ARRIVING = 4  # answers that come in chunks at a time
 MOST_REPEATS = 5  # of a request that was refused so
 log = logging.getLogger(__name__)
-
-Then = Callable[[Reply, tuple[Frame, ...]], None]
-
-
-@dataclass
-class _Call:
-    """A request under way."""
-
-    id: int
-    message: Request
-    payload: tuple[Frame, ...]
-    then: Then
-    turn: int = 0  # place in the order of everything sent
-    sent_at: float = 0.0
-    repeats: int = 0
-    alone: bool = False  # nothing but questions for parameters was under way when it was sent
-    frames: list[Frame] = field(default_factory=list)
-
-    @property
-    def bytes(self) -> int:
-        return sum(len(frame) for frame in self.payload)
 
 
 class Link:
@@ -77,7 +59,7 @@ class Link:
         heard: told every Ack that answers a Beat.
         reply_bytes: size of the largest usual answer, for judging silence.
         patience_s: for a server that never answered; None: JOIN_PATIENCE_S, or what the environment says.
-        rejoin_patience_s: for one that did.
+        rejoin_patience_s: for one that did; None: ten times the run's `patience_s`.
     """
 
     def __init__(
@@ -90,24 +72,23 @@ class Link:
         reply_bytes: int = 0,
         clock: Callable[[], float] = time.monotonic,
         patience_s: float | None = None,
-        rejoin_patience_s: float = REJOIN_PATIENCE_S,
+        rejoin_patience_s: float | None = None,
     ) -> None:
         self._dial, self._hello, self._welcomed, self._heard = dial, hello, welcomed, heard
         self._address, self._reply_bytes, self._clock = address, reply_bytes, clock
         self._patience_s = join_patience_s() if patience_s is None else patience_s
-        self._rejoin_patience_s = rejoin_patience_s
+        self._run_patience_s, self._rejoin_patience_s = run_patience_s({}), rejoin_patience_s
         self.connection = dial()
+        self._freight = Freight(self._put, clock=clock, room=MOST_ARRIVING, keep_s=self._run_patience_s)
         self.joined = False
-        self.rtt_s = Ewma()
-        self.bytes_per_s = Ewma()
-        self.damaged = 0
+        self.gauge = Gauge()
         self._away = False  # since a redial or since the server forgot us
-        self._beat_s = 1.0
-        self._calls: dict[int, _Call] = {}
-        self._queue: list[_Call] = []  # asked before we are in
+        self.damaged, self._beat_s = 0, 1.0
+        self._calls: dict[int, Call] = {}
+        self._queue: list[Call] = []  # asked before we are in
         self._next_id = self._turn = 0
         self._before = Traffic()  # of connections given up
-        self._last_heard = self._started = clock()
+        self._last_heard = clock()
         self._next_beat = 0.0
         self._hinted = False
         self.greet()
@@ -120,7 +101,7 @@ class Link:
     def request(self, message: Request, then: Then, payload: tuple[Frame, ...] = ()) -> None:
         """Ask; `then` gets the answer, a Refused included. It is never called twice and never for a lost answer."""
         self._next_id += 1
-        call = _Call(self._next_id, message, payload, then)
+        call = Call(self._next_id, message, payload, then)
         if self.joined or isinstance(message, (Hello, Status)):
             self._send(call)
         else:
@@ -143,7 +124,13 @@ class Link:
             if isinstance(call.message, Hello) and now - call.sent_at > HELLO_S * (1 + call.repeats):
                 call.repeats += 1
                 self._send(call)
+        self._freight.tick()
         self._judge_silence(now)
+
+    @property
+    def arriving(self) -> bool:
+        """Whether an answer is here in part."""
+        return any(True for _ in self._freight.arriving())
 
     def traffic(self) -> Traffic:
         """Bytes at the socket since the start, over all connections."""
@@ -162,6 +149,8 @@ class Link:
 
     def _say_goodbye(self, why: str, deadline: float) -> None:
         done: list[Reply] = []
+        while any(self._freight.leaving(id) for id in self._calls) and self._clock() < deadline:
+            self.pump(0.05)  # or the goodbye would overtake it
         traffic = self.traffic()
         leave = Leave(why=why, sent_bytes=traffic.sent_bytes, received_bytes=traffic.received_bytes)
         self.request(leave, lambda reply, _: done.append(reply))
@@ -175,43 +164,54 @@ class Link:
 
     def greet(self) -> None:
         """Say Hello; what is asked meanwhile waits for the Welcome."""
-        self.joined = False
-        self.request(self._hello, self._on_hello)
+        self.joined, self._freight.held = False, True
+        hello = replace(self._hello, chunks=self.connection.cuts)
+        self.request(hello, self._on_hello)
 
     def _on_hello(self, reply: Reply, payload: tuple[Frame, ...]) -> None:
         if isinstance(reply, Refused):
             raise RefusedError(reply.reason, f"{self._address} does not let this worker in: {reply.detail}")
         assert isinstance(reply, Welcome)
-        self.joined, self._beat_s, self._patience_s = True, reply.beat_s, self._rejoin_patience_s
+        self.joined, self._beat_s, self._run_patience_s = True, reply.beat_s, run_patience_s(reply.config)
+        self._patience_s = self._rejoin_patience_s or REJOIN_FACTOR * self._run_patience_s
+        self._freight.keep_s, self._freight.takers = self._run_patience_s, {SERVER} if reply.chunks else set()
         if self._away:
             log.warning("joined %s again as %r", self._address, self._hello.worker)
-        self._away = False
-        self._hinted = False
+        self._away = self._hinted = False
         self._welcomed(reply)
         waiting = [*self._calls.values(), *self._queue]
         self._queue.clear()
+        self._freight.go_on()
         for call in sorted(waiting, key=lambda call: call.id):
-            self._send(call)
+            if not in_chunks(self._freight, call.id):
+                self._send(call)
 
-    def _send(self, call: _Call) -> None:
+    def _send(self, call: Call) -> None:
         self._turn += 1
         call.turn, call.sent_at = self._turn, self._clock()
+        call.gone_at = call.sent_at
         call.alone = all(isinstance(other.message, Pull) for other in self._calls.values())
         if not call.frames:
             call.frames = pack(Envelope(call.id, call.message, call.payload))
         self._calls[call.id] = call
-        self.connection.send(call.frames)
+        self._freight.send(SERVER, call.frames)
+
+    def _put(self, peer: bytes, frames: Sequence[Frame]) -> bool:
+        self.connection.send(frames)
+        return True
 
     def _take(self, frames: list[memoryview]) -> None:
         self._last_heard = self._clock()
         try:
             envelope = unpack(frames)
+            if isinstance(envelope.message, PARTS):
+                self._part(envelope)
+                return
         except FrameError as error:
             self.damaged += 1
             log.warning("an answer of %s could not be read: %s", self._address, error)
             return
-        call = self._calls.get(envelope.id)
-        reply = envelope.message
+        call, reply = self._calls.get(envelope.id), envelope.message
         if isinstance(reply, Refused) and reply.reason == Reason.LOST.value:
             raise NetworkError(f"the server at {self._address} is gone, and the run ends here: {reply.detail}")
         if call is None:
@@ -228,23 +228,26 @@ class Link:
             self._send(call)
             return
         del self._calls[call.id]
-        self._measure(call, envelope.payload)
+        self._freight.cancel(call.id)
+        self._freight.forget(SERVER, call.id)
+        self.gauge.note(call, envelope.payload, self._clock())
         call.then(reply, envelope.payload)  # type: ignore[arg-type]
+
+    def _part(self, envelope: Envelope) -> None:
+        """A part of a large answer, or what the server has of a large request."""
+        leaving = self._freight.leaving(envelope.id)
+        if (whole := self._freight.take(SERVER, envelope)) is not None:
+            self._take(whole)
+        call = self._calls.get(envelope.id)
+        if leaving is not None and leaving.done and call is not None:  # its answer follows what is sent from now on
+            self._turn += 1
+            call.turn, call.gone_at = self._turn, self._clock()
 
     def _rejoin(self) -> None:
         if self.joined:
             log.warning("%s does not know this worker any more; joining again", self._address)
             self._away = True
             self.greet()
-
-    def _measure(self, call: _Call, answer: tuple[Frame, ...]) -> None:
-        took = max(1e-6, self._clock() - call.sent_at)
-        moved = call.bytes + sum(len(frame) for frame in answer)
-        if call.alone and isinstance(call.message, Beat):
-            self.rtt_s = self.rtt_s.after(took)
-        held = isinstance(call.message, Pull) and call.message.wait_s > 0
-        if moved > 100_000 and not held:
-            self.bytes_per_s = self.bytes_per_s.after(moved / took)
 
     def _beat(self, now: float) -> None:
         """Send a Beat; while none is answered the next ones come ever later, since they too may have been lost."""
@@ -254,7 +257,7 @@ class Link:
         beat = Beat(sent_bytes=traffic.sent_bytes, received_bytes=traffic.received_bytes)
         self._next_id += 1
         turn = self._turn + 1
-        self._send(_Call(self._next_id, beat, (), lambda reply, _: self._on_beat(reply, turn)))
+        self._send(Call(self._next_id, beat, (), lambda reply, _: self._on_beat(reply, turn)))
 
     def _on_beat(self, reply: Reply, turn: int) -> None:
         """The Beat sent as number `turn` is answered, so whatever was sent before it has arrived or was lost."""
@@ -262,10 +265,9 @@ class Link:
             return
         now = self._clock()
         for call in [call for call in self._calls.values() if call.turn < turn]:
-            held = call.message.wait_s if isinstance(call.message, Pull) else 0.0
             if isinstance(call.message, Beat):
                 del self._calls[call.id]
-            elif now - call.sent_at > held + self._beat_s:
+            elif call.lost(now, self._beat_s) and not in_chunks(self._freight, call.id):
                 log.info("%s was lost on the way; sending it again", type(call.message).__name__)
                 self._send(call)
         self._heard(reply)
@@ -282,10 +284,10 @@ class Link:
             raise UnreachableError(
                 f"nobody answered at {self._address} for {silent:.0f} s. {self.connection.trouble or CHECK}"
             )
-        under_way = sum(call.bytes for call in self._calls.values()) + self._reply_bytes
-        rate = self.bytes_per_s.value or SLOWEST_BYTES_S
+        rate, rtt_s = self.gauge.bytes_per_s.value, self.gauge.rtt_s.value
         oldest = min(call.sent_at for call in self._calls.values())
-        if min(silent, now - oldest) > SILENCE_S + 3 * under_way / rate:
+        moving = under_way(self._calls.values(), self._freight, self._reply_bytes, rate)
+        if min(silent, now - oldest) > silence_s(self._run_patience_s, moving, rate, rtt_s):
             self._redial()
 
     def _redial(self) -> None:

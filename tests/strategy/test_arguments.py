@@ -32,6 +32,7 @@ WAYS: dict[str, list[Any]] = {
     "weight": ["polynomial(a=0.7)", weight("polynomial(a=0.7)"), by_path("staleness.polynomial", a=0.7)],
     "quorum": ["all"],
     "quarantine_below": [0.25],
+    "patience_s": [60.0],
     "local_steps": [5],
     "submit": ["gradient"],
     "total_steps": [100],

@@ -17,8 +17,9 @@ from wire_samples import MESSAGES, PAYLOADS, messages_of
 from lightning_async.errors import CallerError
 from lightning_async.wire import frames as f
 from lightning_async.wire.messages import REPLIES, REQUESTS, Ack, Hello, Push, Reason, Refused, Report, Status
+from lightning_async.wire.parts import PARTS
 
-KINDS = (*REQUESTS, *REPLIES)
+KINDS = (*REQUESTS, *REPLIES, *PARTS)
 PUSH = Push(seq=1, base=0, digest="d")
 
 

@@ -85,12 +85,20 @@ class Losing(Connection):
 
 
 class Town:
-    """`advance` moves the clock; `lines` are the connections that the link has dialled, the newest last."""
+    """`advance` moves the clock; `lines` are the connections that the link has dialled, the newest last. The
+    model has `rows` times 3 parameters."""
 
     def __init__(
-        self, script: Script | None = None, patience_s: float = 60.0, alter_every: int = 10**9, **config: Any
+        self,
+        script: Script | None = None,
+        patience_s: float = 60.0,
+        alter_every: int = 10**9,
+        rows: int = 2,
+        **config: Any,
     ) -> None:
         self.now = 1000.0
+        self.tensors: list[list[Any]] = [["w", [rows, 3], "float32", "parameter"]]
+        self.d, self.digest = 3 * rows, read_manifest(self.tensors).digest
         self.config = RunConfig(**{"beat_s": 1.0, "patience_s": 20.0, "weight": "constant", **config})
         self.script = script or Script()
         self.lines: list[FaultyConnection] = []
@@ -100,7 +108,7 @@ class Town:
         self.acks: list[m.Ack] = []
         self.address = "memory://town"
         self.start_server()
-        hello = m.Hello(worker="w", instance="1", tensors=TENSORS, digest=DIGEST)
+        hello = m.Hello(worker="w", instance="1", tensors=self.tensors, digest=self.digest)
         self.link = Link(
             self.dial,
             hello,
@@ -155,7 +163,7 @@ class Town:
     def begin(self) -> None:
         """Join, and give the run its first parameters: zeros."""
         self.until(lambda: self.link.joined, 60.0)
-        done = self.ask(m.Init(digest=DIGEST), (raw(torch.zeros(D)), b""))
+        done = self.ask(m.Init(digest=self.digest), (raw(torch.zeros(self.d)), b""))
         self.until(lambda: done, 60.0)
 
     def ask(self, message: m.Request, payload: tuple[Frame, ...] = ()) -> list[m.Reply]:
@@ -166,7 +174,7 @@ class Town:
 
     def push(self, seq: int, base: int = 0) -> list[m.Reply]:
         """Update number `seq`, which subtracts seq from every parameter."""
-        return self.ask(m.Push(seq=seq, base=base, digest=DIGEST), (raw(torch.full((D,), float(seq))), b""))
+        return self.ask(m.Push(seq=seq, base=base, digest=self.digest), (raw(torch.full((self.d,), float(seq))), b""))
 
     @property
     def parameters(self) -> list[float]:

@@ -9,6 +9,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from hypothesis import strategies as st
 
 from lightning_async.wire.messages import REPLIES, REQUESTS
+from lightning_async.wire.parts import PARTS
 
 INTS = st.integers(-(2**63), 2**63 - 1)
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
@@ -37,5 +38,5 @@ def messages_of(kind: type) -> st.SearchStrategy[Any]:
     return st.builds(kind, **{item.name: of(hints[item.name]) for item in fields(kind)})
 
 
-MESSAGES = st.one_of([messages_of(kind) for kind in (*REQUESTS, *REPLIES)])
+MESSAGES = st.one_of([messages_of(kind) for kind in (*REQUESTS, *REPLIES, *PARTS)])
 PAYLOADS = st.lists(st.binary(max_size=100), max_size=4)

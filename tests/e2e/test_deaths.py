@@ -118,23 +118,32 @@ def test_a_fit_whose_server_has_died_ends_with_what_to_do(tmp_path: Path) -> Non
         assert "state_dir=" in program.output
 
 
-def test_every_worker_is_told_when_no_server_will_come_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kept", [False, True], ids=["no state_dir", "too many restarts"])
+def test_every_worker_is_told_when_no_server_will_come_back(tmp_path: Path, kept: bool) -> None:
     """Rank 0, another rank of its launch and a worker that joined by itself; the last would wait for five minutes."""
+    strategy = {"local_steps": 2, **({"state_dir": str(tmp_path / "state")} if kept else {})}
     forever = {"trainer": {"max_steps": 10**6}, "sleep_s": [0.02, 0.02]}
-    with Program(script("train", {**TWO, **forever}), tmp_path / "launch") as launch:
+    with Program(script("train", {**TWO, **forever, "strategy": strategy}), tmp_path / "launch") as launch:
         address = address_of(launch)
         guest = {**forever, "strategy": {"server": address, "name": "guest"}}
         with Program(script("train", guest), tmp_path / "guest") as other:
             launch.wait_for_step(1, 10)
             other.wait_for_step(0, 10)
-            os.kill(launch.server_pid(), signal.SIGKILL)
+            pid = launch.server_pid()
+            if kept:
+                os.kill(pid, signal.SIGSTOP)
+                (tmp_path / "state" / "journal.db").write_bytes(b"no journal" * 1000)
+                (tmp_path / "state" / "journal.db-wal").unlink()  # all of it stands there too
+            os.kill(pid, signal.SIGKILL)
             assert other.wait(LOST_S) == 1
             assert launch.wait(LOST_S) == 1
             launch.wait_until_gone()
             assert free(address)
+            why = "code 2, as 3 before it" if kept else "code -9, and what it held with it"
+            do = "Mend what it says and start again" if kept else "start again, with state_dir="
             for program, rank in ((launch, 0), (launch, 1), (other, 0)):
                 (said,) = [event["why"] for event in program.events("failed", rank)]
-                assert "the embedded server has ended with code -9, and what it held with it" in said
-                assert "start again, with state_dir=" in said
+                assert f"the embedded server has ended with {why}" in said
+                assert do in said
                 assert program is launch or f"the server at {address} is gone, and the run ends here" in said
     assert not [*results(tmp_path / "launch"), *results(tmp_path / "guest")]

@@ -167,7 +167,7 @@ def test_every_reason_for_which_an_update_is_refused_is_here() -> None:
     """The rest are for requests of other kinds, or answered before an update is looked at."""
     other = {
         Reason.NAME, Reason.STRANGER, Reason.UNREADY, Reason.VERSION, Reason.DATASET, Reason.ROLE,
-        Reason.INTERNAL, Reason.STOPPING, Reason.QUARANTINED, Reason.KEY, Reason.LEASE,
+        Reason.INTERNAL, Reason.STOPPING, Reason.QUARANTINED, Reason.KEY, Reason.LEASE, Reason.LOST,
     }  # fmt: skip
     assert set(REFUSALS) | other == set(Reason)
 

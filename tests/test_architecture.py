@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -147,6 +148,12 @@ def test_files_are_short_have_a_telling_name_and_say_what_they_are(file):
     assert len(text.splitlines()) <= LONGEST_FILE
     assert not BAD_NAMES & set(Path(file).with_suffix("").parts)
     assert ast.get_docstring(tree(file)), "open it with what it is"
+
+
+def test_no_two_test_files_have_one_name():
+    """pytest imports them all by their last name, and a whole run stops where two are alike."""
+    names = Counter(file.name for file in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name, times in names.items() if times > 1] == []
 
 
 def test_no_import_circles():

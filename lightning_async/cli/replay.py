@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lightning_async.server.coordinator import Coordinator
     from lightning_async.server.history import Tale, Told
 
+AT_ONCE = 1 << 20
 CHANGES = ("aggregation", "staleness", "weight", "outer", "quorum")
 
 
@@ -53,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
             start = moved(told.state.coordinator)
     if told is None or told.state.coordinator is None:
         raise ConfigError(f"the journal in {args.state} holds nothing after its snapshot")
+    _check_known(args.without, told.state.coordinator)
     print(_verified(told))
     result = told.state.coordinator
     if tale is not None and tale.coordinator is not None:
@@ -92,12 +94,7 @@ def _difference(recorded: Coordinator, tale: Tale, start: Tensor | None) -> str:
     refused = ", ".join(f"{count} {reason}" for reason, count in tale.refused.most_common()) or "none"
     lines = [f"what if: {tale.coordinator!r}", f"took {tale.accepted} updates, refused: {refused}"]
     if ours is not None and theirs is not None and start is not None:
-        apart, way, own = ours - theirs, theirs - start, ours - start
-        share = _norm(apart) / _norm(way) if _norm(way) else math.nan
-        product = _norm(way) * _norm(own)
-        cosine = float(way @ own) / product if product else math.nan
-        lines.append(f"{_norm(apart):.4g} from the recorded parameters, {share:.1%} of the way that these have gone")
-        lines.append(f"cosine of the two ways: {cosine:.4f}")
+        lines += _ways(ours - theirs, theirs - start, ours - start)
     return "\n".join(lines)
 
 
@@ -117,8 +114,31 @@ def _loss(text: str, coordinator: Coordinator) -> float:
         raise ConfigError(f"--loss {text} failed on version {coordinator.run.version}: {error!r}") from error
 
 
-def _norm(vector: Tensor) -> float:
-    return float(vector.norm())
+def _ways(apart: Tensor, way: Tensor, own: Tensor) -> list[str]:
+    """How far the result is from the recorded parameters, which went `way` while it went `own`; all [d]."""
+    far, gone, moved_by = (math.sqrt(_dot(vector, vector)) for vector in (apart, way, own))
+    share = f"{far / gone:.1%} of the way that these have gone" if gone else "which have not moved"
+    lines = [f"{far:.4g} from the recorded parameters, {share}"]
+    if gone and moved_by:
+        cosine = max(-1.0, min(1.0, _dot(way, own) / (gone * moved_by)))
+        return [*lines, f"cosine of the two ways: {cosine:.4f}"]
+    return lines if moved_by else [*lines, "the what-if has not moved"]
+
+
+def _dot(a: Tensor, b: Tensor) -> float:
+    """The inner product, summed as float64, without a second vector of the model's size."""
+    import torch
+
+    parts = zip(torch.split(a, AT_ONCE), torch.split(b, AT_ONCE), strict=True)
+    return math.fsum(float(x.double() @ y.double()) for x, y in parts)
+
+
+def _check_known(names: Sequence[str], recorded: Coordinator) -> None:
+    """Raises ConfigError for a worker that was never in the run: leaving it out would say that it did nothing."""
+    known = [member.name for member in recorded.run.members]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ConfigError(f"--without {', '.join(unknown)}: got no such worker; expected one of {', '.join(known)}")
 
 
 def _compared(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], path: Path) -> str:

@@ -230,6 +230,19 @@ def test_under_a_robust_rule_the_loud_worker_is_not_heard(kept: Path, capsys: py
     assert "of the way that these have gone" in text
 
 
+def test_a_worker_that_was_never_there_cannot_be_left_out(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--without d: got no such worker; expected one of a, b, c" in said(
+        capsys, "replay", str(kept), "--without", "a", "--without", "d", code=2
+    )
+
+
+def test_what_has_not_moved_is_said_and_no_cosine_is_beyond_one(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "cosine of the two ways: 1.0000" in said(capsys, "replay", str(kept), "--quorum", "1")
+    waits = said(capsys, "replay", str(kept), "--aggregation", "median", "--quorum", "5")
+    assert "100.0% of the way that these have gone\nthe what-if has not moved" in waits
+    assert "nan" not in waits
+
+
 def test_a_tighter_staleness_refuses_and_a_looser_one_takes_what_was_refused(tmp_path: Path) -> None:
     with Served(tmp_path / "state", staleness="fixed(bound=2)").begin("a", "b") as served:
         for i, u in enumerate(updates(8)):

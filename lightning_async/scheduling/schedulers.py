@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from lightning_async import spec
 from lightning_async.arguments import number
 from lightning_async.errors import ConfigError
-from lightning_async.scheduling.market import Market
+from lightning_async.scheduling.market import Market, Worker
 from lightning_async.scheduling.matching import stable_matching
 
 Choose = Callable[[Market], int | None]
@@ -88,42 +88,13 @@ def gale_shapley(
     (1 + age x a) + memory x m + bandwidth x b - time x t: what the worker does not lose, more so for what is old; its
     memory and line beside the largest; and when it would be through.
     """
-    _weights(
-        time=time, reliability=reliability, memory=memory, bandwidth=bandwidth, size=size, age=age, locality=locality
-    )
+    terms = _Terms(time, reliability, memory, bandwidth, size, age, locality)
+    _weights(**asdict(terms))
     if proposers not in ("workers", "units"):
         raise ConfigError(f'gale_shapley proposers: got {proposers!r}, expected "workers" or "units"')
 
-    def liking(market: Market) -> tuple[list[list[float]], list[list[float]]]:
-        """(of each worker each unit, of each unit each worker)."""
-        workers, units = market.workers, market.units
-        through = [[worker.through_s(unit) for unit in units] for worker in workers]
-        longest, largest = max(max(row) for row in through) or 1.0, max(unit.size for unit in units)
-        most = max(w.capability.memory_bytes for w in workers) or 1
-        widest = max(w.telemetry.bytes_per_s for w in workers) or 1.0
-        able = [
-            memory * w.capability.memory_bytes / most + bandwidth * w.telemetry.bytes_per_s / widest for w in workers
-        ]
-        theirs = [
-            [
-                size * unit.size / largest + locality * unit.samples_of(worker.name) / unit.size - time * took / longest
-                for unit, took in zip(units, row, strict=True)
-            ]
-            for worker, row in zip(workers, through, strict=True)
-        ]
-        ours = [
-            [
-                reliability * worker.telemetry.reliability * (1.0 + age * market.age(unit))
-                + able[w]
-                - time * through[w][u] / longest
-                for w, worker in enumerate(workers)
-            ]
-            for u, unit in enumerate(units)
-        ]
-        return theirs, ours
-
     def choose(market: Market) -> int | None:
-        theirs, ours = ([_ordered(row) for row in side] for side in liking(market))
+        theirs, ours = ([_ordered(row) for row in side] for side in terms.liking(market))
         if proposers == "workers":
             found = stable_matching(theirs, ours)[0]
         else:
@@ -131,9 +102,55 @@ def gale_shapley(
             found = takers.index(0) if 0 in takers else None
         return 0 if found is None and market.more else found
 
-    values = {"time": time, "reliability": reliability, "memory": memory, "bandwidth": bandwidth}
-    values |= {"size": size, "age": age, "locality": locality}
-    return Scheduler(spec.call("gale_shapley", proposers=proposers, **values), choose)
+    return Scheduler(spec.call("gale_shapley", proposers=proposers, **asdict(terms)), choose)
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """What the terms of `gale_shapley` weigh; its docstring has the formulas."""
+
+    time: float
+    reliability: float
+    memory: float
+    bandwidth: float
+    size: float
+    age: float
+    locality: float
+
+    def liking(self, market: Market) -> tuple[list[list[float]], list[list[float]]]:
+        """(of each worker each unit, of each unit each worker)."""
+        workers, units = market.workers, market.units
+        through = [[worker.through_s(unit) for unit in units] for worker in workers]
+        longest, largest = max(max(row) for row in through) or 1.0, max(unit.size for unit in units)
+        theirs = [
+            [
+                self.size * unit.size / largest
+                + self.locality * unit.samples_of(worker.name) / unit.size
+                - self.time * took / longest
+                for unit, took in zip(units, row, strict=True)
+            ]
+            for worker, row in zip(workers, through, strict=True)
+        ]
+        able = self._able(workers)
+        ours = [
+            [
+                self.reliability * worker.telemetry.reliability * (1.0 + self.age * market.age(unit))
+                + able[w]
+                - self.time * through[w][u] / longest
+                for w, worker in enumerate(workers)
+            ]
+            for u, unit in enumerate(units)
+        ]
+        return theirs, ours
+
+    def _able(self, workers: Sequence[Worker]) -> list[float]:
+        """What each worker's memory and line count."""
+        most = max(w.capability.memory_bytes for w in workers) or 1
+        widest = max(w.telemetry.bytes_per_s for w in workers) or 1.0
+        return [
+            self.memory * w.capability.memory_bytes / most + self.bandwidth * w.telemetry.bytes_per_s / widest
+            for w in workers
+        ]
 
 
 def own(path: str) -> Scheduler:

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 import zmq
 
-from bench.transport import PAIRS, _pairs, _row, _timed, ours
+from bench.transport import PAIRS, _pairs, _row, _timed, bare, ours
 from lightning_async import AsyncOptimizer
 from lightning_async.config import RunConfig
 from lightning_async.server import ServerThread
@@ -108,23 +108,12 @@ def keyed(payload: bytes, messages: int, window: int) -> float:
 def bare_curve(payload: bytes, messages: int, window: int) -> float:
     """As `transport.bare`, with CURVE and nobody who asks whose key it is."""
     server, key = new_pair(), new_pair()
-    with contextlib.ExitStack() as stack:
-        router = stack.enter_context(stack.enter_context(zmq.Context()).socket(zmq.ROUTER))
-        dealer = stack.enter_context(stack.enter_context(zmq.Context()).socket(zmq.DEALER))
-        dealer.linger = router.linger = 0
+
+    def prepare(dealer: zmq.Socket[bytes], router: zmq.Socket[bytes]) -> None:
         router.curve_server, router.curve_secretkey = True, server.secret
         secure_client(dealer, Key("a", "worker", key, server.public))
-        dealer.connect(f"tcp://127.0.0.1:{router.bind_to_random_port('tcp://127.0.0.1')}")
 
-        def answer() -> None:
-            peer, *_ = router.recv_multipart(copy=False)
-            router.send_multipart([peer, b"", b"ok"])
-
-        def send() -> None:
-            dealer.send(b"", zmq.SNDMORE)
-            dealer.send(payload, copy=False)
-
-        return _timed(send, lambda: dealer.recv_multipart(copy=False), answer, messages, window)
+    return bare(payload, messages, window, prepare)
 
 
 def throughput() -> dict[str, Any]:

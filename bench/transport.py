@@ -28,6 +28,7 @@ from lightning_async.wire.messages import Push
 
 PAIRS = 7
 Run = Callable[[bytes, int, int], float]  # (payload, messages, window) -> seconds
+Prepare = Callable[["zmq.Socket[bytes]", "zmq.Socket[bytes]"], None]
 
 
 def ours(payload: bytes, messages: int, window: int) -> float:
@@ -45,11 +46,13 @@ def ours(payload: bytes, messages: int, window: int) -> float:
         )
 
 
-def bare(payload: bytes, messages: int, window: int) -> float:
+def bare(payload: bytes, messages: int, window: int, prepare: Prepare = lambda dealer, router: None) -> float:
+    """Two pyzmq sockets and nothing else; `prepare` sets options of theirs before they meet."""
     with contextlib.ExitStack() as stack:  # a context each, as if they were two processes
         router = stack.enter_context(stack.enter_context(zmq.Context()).socket(zmq.ROUTER))
         dealer = stack.enter_context(stack.enter_context(zmq.Context()).socket(zmq.DEALER))
         dealer.linger = router.linger = 0
+        prepare(dealer, router)
         dealer.connect(f"tcp://127.0.0.1:{router.bind_to_random_port('tcp://127.0.0.1')}")
 
         def answer() -> None:

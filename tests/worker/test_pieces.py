@@ -67,17 +67,8 @@ class Pieces(Run):
 @given(st.lists(ACTS, min_size=5, max_size=40), st.sampled_from([torch.float32, torch.bfloat16]), st.integers(0, 10**6))
 def test_nothing_is_lost_or_counted_twice(acts: list[str], dtype: torch.dtype, seed: int) -> None:
     run = Pieces(dtype, seed)
-    for act in acts:
-        {
-            "train": run.train,
-            "send": run.send,
-            "arrive 0": lambda: run.arrive(0),
-            "arrive 1": lambda: run.arrive(1),
-            "arrive all": lambda: run.arrive(len(run.sent)),
-            "take back": lambda: run.refuse(kept=False),
-            "give up": lambda: run.refuse(kept=True),
-        }[act]()
-        run.check()
+    for name in acts:
+        run.act(name)
 
 
 def test_updates_of_two_pieces_that_wait_together_stay_apart() -> None:

@@ -95,6 +95,19 @@ class Run:
     def near(self, got: Tensor, expected: Tensor, what: str, allowed: float = 1e-5) -> None:
         assert torch.allclose(got, expected, rtol=0.0, atol=allowed), f"{what}: off by {(got - expected).abs().max()}"
 
+    def act(self, name: str) -> None:
+        """One of ACTS, after which everything must be right."""
+        {
+            "train": self.train,
+            "send": self.send,
+            "arrive 0": lambda: self.arrive(0),
+            "arrive 1": lambda: self.arrive(1),
+            "arrive all": lambda: self.arrive(len(self.sent)),
+            "take back": lambda: self.refuse(kept=False),
+            "give up": lambda: self.refuse(kept=True),
+        }[name]()
+        self.check()
+
     def check(self) -> None:
         pending = sum(self.sent.values(), torch.zeros(D, dtype=torch.float64))
         expected = self.published - pending + self.progress
@@ -109,17 +122,8 @@ ACTS = st.sampled_from(["train", "train", "send", "arrive 0", "arrive 1", "arriv
 @given(st.lists(ACTS, min_size=5, max_size=40), st.sampled_from([torch.float32, torch.bfloat16]), st.integers(0, 10**6))
 def test_nothing_is_lost_or_counted_twice(acts: list[str], dtype: torch.dtype, seed: int) -> None:
     run = Run(dtype, seed)
-    for act in acts:
-        {
-            "train": run.train,
-            "send": run.send,
-            "arrive 0": lambda: run.arrive(0),
-            "arrive 1": lambda: run.arrive(1),
-            "arrive all": lambda: run.arrive(len(run.sent)),
-            "take back": lambda: run.refuse(kept=False),
-            "give up": lambda: run.refuse(kept=True),
-        }[act]()
-        run.check()
+    for name in acts:
+        run.act(name)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -8,30 +8,16 @@ goodbye_s   how long it waits in the end for the server's answer to its goodbye
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 
 import torch
+from announcing import flat, say, wait_at_the_gate
 from torch import nn
 
 from lightning_async import AsyncOptimizer
 
 torch.set_num_threads(1)
-
-
-def say(event: str, **values: object) -> None:
-    os.write(1, f"\n@{json.dumps({'event': event, 'rank': 0, **values})}\n".encode())  # whole, and a line of its own
-
-
-def flat(module: nn.Module) -> list[float]:
-    return [float(v) for p in module.parameters() for v in p.detach().reshape(-1)]
-
-
-def wait_at_the_gate() -> None:
-    say("gate")
-    while not os.path.exists("go"):
-        time.sleep(0.02)
 
 
 def main() -> None:

@@ -28,6 +28,7 @@ import time
 from typing import Any
 
 import torch
+from announcing import flat, say, wait_at_the_gate
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -82,10 +83,6 @@ class Net(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.05)
 
 
-def flat(module: nn.Module) -> list[float]:
-    return [float(v) for p in module.parameters() for v in p.detach().reshape(-1)]
-
-
 class Watch(Callback):
     """Announces, throttles, fails, and remembers."""
 
@@ -105,7 +102,7 @@ class Watch(Callback):
         self.losses.append(float(outputs["loss"]))
         self.steps += 1
         rank = trainer.strategy.global_rank
-        say(rank, "step", step=self.steps)
+        say("step", rank, step=self.steps)
         fault = self.options.get("raise_at", {})
         if fault and (fault["rank"], fault["step"]) == (rank, self.steps):
             raise RuntimeError(f"the test's own failure in rank {fault['rank']}")
@@ -114,16 +111,6 @@ class Watch(Callback):
         naps = self.options.get("sleep_s", [])
         if naps:
             time.sleep(naps[rank])
-
-
-def say(rank: int, event: str, **values: Any) -> None:
-    os.write(1, f"\n@{json.dumps({'event': event, 'rank': rank, **values})}\n".encode())  # whole, and a line of its own
-
-
-def wait_at_the_gate(rank: int) -> None:
-    say(rank, "gate")
-    while not os.path.exists("go"):
-        time.sleep(0.02)
 
 
 def build(options: dict[str, Any], watch: Watch) -> Trainer:
@@ -153,9 +140,9 @@ def main() -> None:
         close, linger_s = Board.close, options.get("linger_s", 0.0)
         Board.close = lambda board, goodbye_s=1.0: close(board, time.sleep(linger_s) or goodbye_s)
     rank = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", "0")))
-    say(rank, "begin", pid=os.getpid())
+    say("begin", rank, pid=os.getpid())
     seed_everything(options.get("seed", 1) + 100 * rank, verbose=False)  # every rank would begin elsewhere by itself
-    atexit.register(lambda: say(rank, "exit", at=time.time()))
+    atexit.register(lambda: say("exit", rank, at=time.time()))
     watch, net = Watch(options), Net(options.get("width", 16))
     data, batch = Numbers(options.get("samples", 4096)), options.get("batch", 8)
     train = DataLoader(data, batch_size=batch, shuffle=True, **options.get("loader", {}))

@@ -55,6 +55,14 @@ def outside(row: Range, cuts: Sequence[Range]) -> Iterator[Range]:
         yield number, start, stop
 
 
+def by_stream(units: Iterable[tuple[str, Range]]) -> dict[str, list[Range]]:
+    """The ranges of (stream, range) of each stream, merged."""
+    found: dict[str, list[Range]] = {}
+    for stream, row in units:
+        found.setdefault(stream, []).append(row)
+    return {stream: merged(own) for stream, own in found.items()}
+
+
 def without(ranges: Iterable[Range], cut: Iterable[Range]) -> list[Range]:
     """The positions of `ranges` that are not in `cut`, in order."""
     cuts = merged(cut)

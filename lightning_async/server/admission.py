@@ -23,6 +23,7 @@ from lightning_async.server.members import Member
 from lightning_async.sparse import Sparse
 from lightning_async.wire.frames import Frame
 from lightning_async.wire.messages import Push, Reason
+from lightning_async.wire.tensors import read_floats
 
 CLAIM_FACTOR = 16  # samples count for at most this many times the median of the live workers
 NORM_FACTOR = 1000.0  # an update this many times longer than the median of the last ones is refused
@@ -101,15 +102,6 @@ def _reason(codec: Codec, payload: Frame, d: int) -> Reason:
     if not codec.lossless:
         return Reason.PAYLOAD
     return Reason.LENGTH if len(payload) != 4 * d else Reason.NOT_FINITE
-
-
-def read_floats(payload: Frame) -> Tensor:
-    """float32 numbers as they came; a copy, since small."""
-    return (
-        torch.frombuffer(bytearray(payload), dtype=torch.float32)
-        if len(payload)
-        else torch.empty(0, dtype=torch.float32)
-    )
 
 
 def first_parameters(payload: Sequence[Frame], layout: Layout) -> tuple[Tensor, Tensor]:

@@ -162,7 +162,7 @@ def check(run: Run, member: Member, push: m.Push) -> Refusal | None:
         units = units_of(run, push)
     except PayloadError as error:
         return Refusal(Reason.PROTOCOL, str(error))
-    for stream, own in _by_stream(units).items():
+    for stream, own in rows.by_stream(units).items():
         missing = run.streams[stream].missing(member.name, own)
         if missing:
             number, start, stop = missing[0]
@@ -179,13 +179,13 @@ def claim(run: Run, slot: Slot) -> None:
     member = run.members.named(slot.worker)
     if member is not None:
         market.observe(run, member, rows.size(row for _, row in slot.units))
-    for stream, own in _by_stream(slot.units).items():
+    for stream, own in rows.by_stream(slot.units).items():
         run.streams[stream].claim(slot.worker, own, run.now)
 
 
 def settle(run: Run, slot: Slot, dropped: str) -> None:
     """A version was made of `slot`; or none, because it was `dropped`."""
-    for stream, own in _by_stream(slot.units).items():
+    for stream, own in rows.by_stream(slot.units).items():
         if dropped:
             run.streams[stream].drop(slot.worker, own, "dropped", DROPPED)
             _tell(run, stream, slot.worker, own, "dropped")
@@ -211,7 +211,7 @@ def note_refused(run: Run, member: Member, push: m.Push, reason: str) -> None:
         units = units_of(run, push)
     except PayloadError:
         return
-    for stream, own in _by_stream(units).items():
+    for stream, own in rows.by_stream(units).items():
         run.streams[stream].delayed(member.name, own, reason)
 
 
@@ -232,10 +232,3 @@ def _tell(run: Run, stream: str, worker: str, ranges: list[Range], why: str) -> 
     if ranges:
         samples = rows.size(ranges)
         run.emit(events.Returned(time_s=run.now, worker=worker, stream=stream, samples=samples, why=why))
-
-
-def _by_stream(units: tuple[tuple[str, Range], ...]) -> dict[str, list[Range]]:
-    found: dict[str, list[Range]] = {}
-    for stream, row in units:
-        found.setdefault(stream, []).append(row)
-    return {stream: rows.merged(own) for stream, own in found.items()}

@@ -41,6 +41,13 @@ def unpack_tensors(
     return {key: _read(key, shape, dtype, frame) for key, shape, dtype, frame in rows}
 
 
+def read_floats(frame: Frame) -> Tensor:
+    """A frame of float32 numbers [n], such as buffers, as they came; a copy, since they are few."""
+    return (
+        torch.frombuffer(bytearray(frame), dtype=torch.float32) if len(frame) else torch.empty(0, dtype=torch.float32)
+    )
+
+
 def _read(key: str, shape: Any, dtype: str, frame: Frame) -> Tensor:
     kind = DTYPES.get(dtype)
     known = isinstance(shape, list) and all(isinstance(n, int) and n >= 0 for n in shape)

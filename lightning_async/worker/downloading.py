@@ -18,7 +18,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-import torch
 from torch import Tensor
 
 from lightning_async.codecs import Codec, bind, codec
@@ -27,6 +26,7 @@ from lightning_async.layout import Layout
 from lightning_async.transport.base import Frame
 from lightning_async.wire.fields import read
 from lightning_async.wire.messages import Params, Pull, Receipt, Refused, Reply
+from lightning_async.wire.tensors import read_floats
 from lightning_async.worker.replica import Arrival
 
 HOLD_S = 10.0  # how long the server may hold a question for a newer version
@@ -229,10 +229,4 @@ def _parted(params: Params, payload: tuple[Frame, ...], b: int) -> tuple[list[Fr
     *vectors, last = payload or (b"",)
     if len(last) != 4 * b or not vectors:
         raise ProtocolError(f"Params of form {params.form[:20]!r} with {len(payload)} frames")
-    return vectors, _floats(last)
-
-
-def _floats(frame: Frame) -> Tensor:
-    return (
-        torch.frombuffer(bytearray(frame), dtype=torch.float32) if len(frame) else torch.empty(0, dtype=torch.float32)
-    )
+    return vectors, read_floats(last)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from lightning_async.scheduling import Range
-from lightning_async.scheduling.ranges import merged, without
+from lightning_async.scheduling.ranges import by_stream, merged, without
 from lightning_async.worker.part import Unit
 
 
@@ -62,7 +62,7 @@ class Holdings:
 
     def send(self, seq: int, units: Sequence[Unit]) -> list[list[object]]:
         """`units` go out with update `seq`; as a message names them."""
-        joined = [(stream, row) for stream, own in _by_stream(units).items() for row in merged(own)]
+        joined = [(stream, row) for stream, own in by_stream(units).items() for row in own]
         if joined:
             self._sent[seq] = joined
         return [[stream, *row] for stream, row in joined]
@@ -97,12 +97,5 @@ class Holdings:
         self._drop([*units, *rest])
 
     def _drop(self, units: Iterable[Unit]) -> None:
-        for stream, own in _by_stream(units).items():
+        for stream, own in by_stream(units).items():
             self._held[stream] = without(self.of(stream), own)
-
-
-def _by_stream(units: Iterable[Unit]) -> dict[str, list[Range]]:
-    found: dict[str, list[Range]] = {}
-    for stream, row in units:
-        found.setdefault(stream, []).append(row)
-    return found

@@ -110,7 +110,9 @@ def kardam(f: int, decay: float = 0.1) -> Filter:
     Too steep: above the (n - f) / n quantile of the latest slopes of all n workers. Of any 2f + 1 updates accepted in
     a row no two are one worker's. An accepted update weighs exp(-decay x staleness). n > 3f live workers; while more
     than f of them have no slope yet, steps are trimmed_mean(f) of 2f + 1 workers' updates.
-    Gradients must be nearly Lipschitz: an attacker that always sends the same vector has the slope 0 and is not seen.
+    Gradients must be nearly Lipschitz, all workers' alike: where the workers' data differ, the steep slopes are honest
+    ones, what only those workers know is lost, and the filter does not hold (docs/aggregation.md has numbers). An
+    attacker that always sends the same vector has the slope 0 and is not seen.
     Remembers a few sketches a worker and one a version. Source: Damaskinos et al. 2018, sections 3.1 and 3.2.
     """
     number("kardam decay", decay, above=0)

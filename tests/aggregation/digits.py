@@ -91,11 +91,13 @@ def poisoned(share: Share, how: str | None) -> Share:
     return Share(torch.stack([x for x, _ in pairs]), torch.stack([y for _, y in pairs]))
 
 
-def train(rule: str, how: str | None, concentration: float | None, rounds: int = ROUNDS, seed: int = 0) -> float:
+def train(
+    rule: str, how: str | None, concentration: float | None, seed: int = 0, *, rounds: int = ROUNDS, falls: bool = True
+) -> float:
     """Test accuracy after `rounds` steps; without an attack only the n - f honest workers take part.
 
-    The rate falls to zero, so that what is measured is not where the last steps happened to stop. `seed` is of the
-    shares and of the batches.
+    With `falls` the rate falls to zero, so that what is measured is not where the last steps happened to stop. `seed`
+    is of the shares and of the batches.
     """
     honest = split(N - F, concentration, seed)
     bad = [poisoned(data()[0], how)] * F if how else []
@@ -111,5 +113,5 @@ def train(rule: str, how: str | None, concentration: float | None, rounds: int =
             sent, memories[b] = attack(how).submit(momenta[N - F + b], seen, memories[b])
             rows.append(sent)
         outcome = made.apply(rows, [1.0] * len(rows), state)
-        state, flat = outcome.state, flat - RATE * (1 - step / rounds) * outcome.vector
+        state, flat = outcome.state, flat - RATE * (1 - step / rounds if falls else 1) * outcome.vector
     return accuracy(flat)

@@ -7,9 +7,10 @@ workers of speed 1. The same seed gives the same run.
 
 from __future__ import annotations
 
+import argparse
 import heapq
 import itertools
-import sys
+import statistics
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,8 +81,8 @@ class Worker:
 class Fleet:
     """n workers, the last f of them under the attack `how` (None: n - f workers, all honest)."""
 
-    def __init__(self, rule: str, how: str | None, concentration: float | None, **config: Any) -> None:
-        honest, hostile = split(N - F, concentration), [poisoned(data()[0], how)] * F if how else []
+    def __init__(self, rule: str, how: str | None, concentration: float | None, seed: int = 0, **config: Any) -> None:
+        honest, hostile = split(N - F, concentration, seed), [poisoned(data()[0], how)] * F if how else []
         workers = len(honest) + len(hostile)
         config = {"aggregation": rule, "workers": workers, "local_steps": STEPS, "outer": "sgd(lr=1.0)"} | config
         self.coordinator = Coordinator(
@@ -96,7 +97,7 @@ class Fleet:
         ]
         self.honest, self.hostile = self.workers[: len(honest)], self.workers[len(honest) :]
         self.events: list[events.Event] = []
-        self._ids, self._rng, self.now = itertools.count(1), np.random.default_rng(100), 0.0
+        self._ids, self._rng, self.now = itertools.count(1), np.random.default_rng(100 + seed), 0.0
         self.diverged = False
         for rank, worker in enumerate(self.workers):
             tensors = [["all", [D], "float32", "parameter"]]
@@ -169,11 +170,28 @@ class Fleet:
         return member.reputation.score.value or 0.0
 
 
-if __name__ == "__main__":  # python tests/aggregation/fleet.py "multi_krum(f=2)" "alie()" iid
-    torch.set_num_threads(1)
-    spec, against, kind = sys.argv[1:]
-    quorum = {"quorum": 8 if against else 6} if spec == "mean" else {}
-    shown = Fleet(spec, against or None, None if kind == "iid" else 0.3, **quorum)
+def compare(rule: str, how: str | None, kind: str, quorum: int | str | None, seed: int) -> tuple[float, float]:
+    """Accuracy of the attack-free mean, and of `rule` under `how`, with this seed of shares and batches."""
+    concentration = None if kind == "iid" else 0.3
+    free = Fleet("mean", None, concentration, seed, quorum="all" if quorum else 6).run(100)
+    given = quorum or (8 if rule == "mean" else None)
+    shown = Fleet(rule, how, concentration, seed, **({"quorum": given} if given else {}))
     shown.run(800 if shown.coordinator.run.config.quorum == 1 else 100)
-    print(f"{spec} under {against or 'nothing'}, {kind}: accuracy {shown.accuracy():.3f}, scores:")
-    print({worker.name: round(shown.score(worker), 2) for worker in shown.workers})
+    print(f"seed {seed}: scores", {worker.name: round(shown.score(worker), 2) for worker in shown.workers})
+    return free.accuracy(), shown.accuracy()
+
+
+if __name__ == "__main__":  # python tests/aggregation/fleet.py "multi_krum(f=2)" "alie()" iid --seeds 3
+    torch.set_num_threads(1)
+    words = argparse.ArgumentParser(description="accuracy under an attack, and what it costs")
+    words.add_argument("rule")
+    words.add_argument("attack", help='"" for none')
+    words.add_argument("split", choices=("iid", "dirichlet"))
+    words.add_argument("--quorum", choices=("all",), help="in place of the rule's own, 8 of 11")
+    words.add_argument("--seeds", type=int, default=1)
+    args = words.parse_args()
+    runs = [compare(args.rule, args.attack or None, args.split, args.quorum, seed) for seed in range(args.seeds)]
+    lost = [100 * (free - reached) for free, reached in runs]
+    print(f"{args.rule} under {args.attack or 'nothing'}, {args.split}, quorum {args.quorum or 'as the rule has it'}:")
+    print("accuracy", [round(reached, 3) for _, reached in runs], "attack-free", [round(free, 3) for free, _ in runs])
+    print(f"points lost {[round(x, 1) for x in lost]}: median {statistics.median(lost):.1f}, worst {max(lost):.1f}")

@@ -1,6 +1,7 @@
 """Training on digits, n = 11 of which f = 2 are hostile: robust rules keep the accuracy that the mean loses.
 
 The attack-free run is the mean over the nine honest workers alone. Shares are random (IID) or by Dirichlet(0.3).
+A rule keeps the accuracy within 3 points of the attack-free run; the mean has failed where it lost more than 30.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from digits import train
 
 pytestmark = pytest.mark.slow
 SPLITS = {"iid": None, "dirichlet": 0.3}
-POINTS = 0.03
+POINTS, FAILURE = 0.03, 0.3
 FAMILIES = {
     "coordinate": (
         "pipeline(arc(f=2), bucketing(s=2), nnm(f=2), trimmed_mean(f=2))",
@@ -50,18 +51,20 @@ def one_thread():
 
 
 @cache
-def attack_free(split: str) -> float:
-    return train("mean", None, SPLITS[split])
+def attack_free(split: str, falls: bool = True) -> float:
+    return train("mean", None, SPLITS[split], falls=falls)
 
 
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("how", DEVASTATING)
 def test_the_mean_fails(how, split):
-    """Also shows that the robust rules' tests below are red where the rule is replaced by the mean."""
+    """At a constant rate: one that falls to zero ends an attack with the training, and the mean may come back in part.
+
+    It loses too much at either, so the robust rules' tests below are red where the rule is replaced by the mean.
+    """
     assert attack_free(split) > 0.95
-    lost = attack_free(split) - train("mean", how, SPLITS[split])
-    recovers = how.startswith("alie") and split == "iid"  # in part, as the rate falls; at a constant one it does not
-    assert lost > (POINTS if recovers else 0.3)
+    assert train("mean", how, SPLITS[split], falls=False) < attack_free(split, falls=False) - FAILURE
+    assert train("mean", how, SPLITS[split]) < attack_free(split) - POINTS
 
 
 @pytest.mark.parametrize("split", SPLITS)

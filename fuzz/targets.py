@@ -168,7 +168,8 @@ def _messages() -> list[bytes]:
         m.Init(digest=LAYOUT.digest), push, m.Pull(have=0, wait_s=1.0), m.Pull(), m.Beat(sent_bytes=5), m.Leave(),
         m.Lease(stream="s", length=10, count=3), m.Share(key="k", value="v"), m.Fetch(), m.Status(),
         m.Load(keys=["a"], shapes=[[2]], dtypes=["float32"]), m.Pardon(worker="a", token="t"), m.Enrol(token="t"),
-        m.Order(what="stop"), m.Receipt(seq=1, accepted=True, version=2), m.Params(form="snapshot", version=1),
+        m.Order(what="stop"), m.Probe(down_bytes=5, tensors=MANIFEST),
+        m.Receipt(seq=1, accepted=True, version=2), m.Params(form="snapshot", version=1),
     ]  # fmt: skip
     return [bytes(f.pack(f.Envelope(7, request))[1])[f.PREFIX_BYTES :] for request in requests]
 

@@ -13,13 +13,15 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from lightning_async.version import VERSION
+
 if TYPE_CHECKING:
     from lightning_async.config import RunConfig as RunConfig
     from lightning_async.keeping import StateDir as StateDir
     from lightning_async.strategy.lightning import AsyncWANStrategy as AsyncWANStrategy
     from lightning_async.worker import AsyncOptimizer as AsyncOptimizer
 
-__version__ = "0.1.0"
+__version__ = VERSION
 __all__ = ["AsyncOptimizer", "AsyncWANStrategy", "RunConfig", "StateDir"]
 
 

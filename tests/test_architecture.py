@@ -22,9 +22,9 @@ PACKAGE = "lightning_async"
 # A folder or file imports from lower floors, or from its own folder. Folders on one floor never import each other;
 # the files beside them are one folder, so they may.
 FLOORS = {
-    "errors": 1, "arguments": 1, "spec": 1, "telemetry": 1,
+    "errors": 1, "arguments": 1, "spec": 1, "telemetry": 1, "version": 1,
     "layout": 2, "config": 2, "wire": 2, "links": 2, "staleness": 2, "outer": 2, "scheduling": 2, "privacy": 2,
-    "sparse": 2, "restarts": 2, "keeping": 2,
+    "sparse": 2, "restarts": 2, "keeping": 2, "machine": 2,
     "codecs": 3, "aggregation": 3, "attacks": 3, "transport": 3, "persistence": 3,
     "server": 4, "worker": 4,
     "strategy": 5, "simulation": 5,

@@ -1,12 +1,15 @@
-"""One request to a running server, and its answer, without joining the run: what `status`, `pardon` and `join` do."""
+"""Requests to a running server, and their answers, without joining the run: of `status`, `join`, `doctor` and more."""
 
 from __future__ import annotations
 
 import time
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from lightning_async.transport.base import Frame
     from lightning_async.transport.keys import Key
+    from lightning_async.wire.frames import Envelope
     from lightning_async.wire.messages import Reply, Request
 
 SLICE_S = 0.2
@@ -28,26 +31,51 @@ def key_of(address: str, given: str | None) -> Key | None:
     return read_key(own / OWNER_FILE)
 
 
-def ask(address: str, request: Request, timeout_s: float, key: Key | None = None) -> Reply:
-    """The answer of the server at `address`. Raises UnreachableError when none comes, ProtocolError for no answer,
-    RefusedError when the server takes no key of ours."""
-    from lightning_async.errors import ProtocolError, UnreachableError
-    from lightning_async.transport import connect
-    from lightning_async.wire.frames import Envelope, pack, unpack
-    from lightning_async.wire.messages import REPLIES
+class Talk:
+    """A connection over which one thing at a time is asked. `with Talk(address, key) as talk`.
 
-    line = connect(address) if key is None else connect(address, key=key)
-    try:
-        line.send(pack(Envelope(1, request)))
+    `impatient`: no longer than until the transport says what the trouble is.
+    """
+
+    def __init__(self, address: str, key: Key | None = None, impatient: bool = False) -> None:
+        from lightning_async.transport import connect
+
+        self.address, self.key, self._number = address, key, 0
+        self._impatient = impatient
+        self._line = connect(address) if key is None else connect(address, key=key)
+
+    def __enter__(self) -> Talk:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._line.close()
+
+    def ask(self, request: Request, timeout_s: float, payload: tuple[Frame, ...] = ()) -> Envelope:
+        """The answer. Raises UnreachableError when none comes, ProtocolError for no answer (VersionError for one of
+        another version of the protocol), RefusedError when the server takes no key of ours."""
+        from lightning_async.errors import ProtocolError, UnreachableError
+        from lightning_async.wire.frames import Envelope, pack, unpack
+        from lightning_async.wire.messages import REPLIES
+
+        self._number += 1
+        self._line.send(pack(Envelope(self._number, request, payload)))
         deadline = time.monotonic() + timeout_s
-        while (frames := line.receive(SLICE_S)) is None:
-            if time.monotonic() >= deadline:
+        while True:
+            frames = self._line.receive(SLICE_S)
+            if frames is not None and (answer := unpack(frames)).id == self._number:
+                break
+            if time.monotonic() >= deadline or (self._impatient and self._line.trouble):
                 raise UnreachableError(
-                    f"no server answered at {address} within {timeout_s:.0f} s. {line.trouble or CHECK}"
+                    f"no server answered at {self.address} within {timeout_s:.0f} s. {self._line.trouble or CHECK}"
                 )
-        answer = unpack(frames).message
-    finally:
-        line.close()
-    if not isinstance(answer, REPLIES):
-        raise ProtocolError(f"{address} sent {type(answer).__name__}, expected an answer")
-    return answer  # type: ignore[return-value]
+        if not isinstance(answer.message, REPLIES):
+            raise ProtocolError(f"{self.address} sent {type(answer.message).__name__}, expected an answer")
+        return answer
+
+
+def ask(address: str, request: Request, timeout_s: float, key: Key | None = None) -> Reply:
+    """As `Talk.ask`, for one question."""
+    with Talk(address, key) as talk:
+        return talk.ask(request, timeout_s).message  # type: ignore[return-value]

@@ -10,7 +10,21 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from lightning_async.cli import join, keys, netem, orders, pardon, plan, replay, resume, serve, simulate, status
+from lightning_async.cli import (
+    change,
+    doctor,
+    join,
+    keys,
+    netem,
+    orders,
+    pardon,
+    plan,
+    replay,
+    resume,
+    serve,
+    simulate,
+    status,
+)
 from lightning_async.errors import AsyncWANError, CallerError
 
 
@@ -30,6 +44,7 @@ COMMANDS: dict[str, Command] = {
     "replay": Command("replay a run's journal, as it was or as it might have been", replay.add, replay.run),
     "simulate": Command("simulate a run in virtual time", simulate.add, simulate.run),
     "plan": Command("recommend round length, codec and quorum", plan.add, plan.run),
+    "doctor": Command("examine the way to a server, and say what a round costs on it", doctor.add, doctor.run),
     "netem": Command("put a slow or bad line between two programs", netem.add, netem.run),
     "keys": Command("make the keys of a server, or of a worker by hand", keys.add, keys.run),
     "invite": Command("print a line with which one other person joins", keys.add_invite, keys.run_invite),
@@ -37,6 +52,7 @@ COMMANDS: dict[str, Command] = {
     "revoke": Command("make a key worth nothing, as the server's owner", orders.add_revoke, orders.run_revoke),
     "stop": Command("stop a server, as its owner", orders.add, orders.run_stop),
     "snapshot": Command("have a server write a snapshot, as its owner", orders.add, orders.run_snapshot),
+    "change": Command("change what can be changed of a run that goes on, as its owner", change.add, change.run),
     "pardon": Command("end the quarantine of a worker, as the server's owner", pardon.add, pardon.run),
 }
 

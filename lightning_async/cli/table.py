@@ -30,8 +30,14 @@ def _head(state: Mapping[str, Any]) -> str:
     ended = f", ended: {plain(state['ended'])}" if state["ended"] else ""
     return (
         f"{plain(state['line'])}\nrun {plain(state['run'])!r}, up {_duration(state['uptime_s'])}, "
-        f"{state['parameters']:,} parameters, {state['steps']:,} steps{ended}{_waits(state)}"
+        f"{state['parameters']:,} parameters, {state['steps']:,} steps{ended}{_changed(state)}{_waits(state)}"
     )
+
+
+def _changed(state: Mapping[str, Any]) -> str:
+    rows = state.get("changed", {}).items()
+    told = ", ".join(f"{plain(name)} from {plain(row['given'])} to {plain(row['now'])}" for name, row in rows)
+    return f"\nchanged by its owner: {told}" if told else ""
 
 
 def _waits(state: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_async.config import RunConfig
-from lightning_async.server import exchange, joining, leasing, live, memory, report, sharing, standing
+from lightning_async.server import changing, exchange, joining, leasing, live, memory, report, sharing, standing
 from lightning_async.server.actions import Action, Event, Gone, Received, Stop, Tick
 from lightning_async.server.admission import Refusal
 from lightning_async.server.advice import advice
@@ -48,6 +48,7 @@ ANSWERS: dict[type, Answer] = {
     m.Pardon: sharing.pardon,
     m.Enrol: sharing.enrol,
     m.Order: sharing.order,
+    m.Probe: sharing.probe,
 }
 
 
@@ -126,6 +127,13 @@ class Coordinator:
         """End the quarantine of the worker called `name`. Raises ConfigError when it is in none."""
         self._begin(now)
         standing.pardon(self.run, name)
+        return self.run.actions
+
+    def change(self, values: Mapping[str, Any], now: float) -> list[Action]:
+        """Go on with other values of the configuration. Raises ConfigError for what cannot be changed, or not to that;
+        nothing has changed then."""
+        self._begin(now)
+        changing.change(self.run, values)
         return self.run.actions
 
     def expel(self, names: Sequence[str], why: str, now: float) -> list[Action]:

@@ -14,7 +14,7 @@ from lightning_async.wire import messages as m
 from lightning_async.wire.messages import Reason
 from lightning_async.wire.parts import Drop, Have
 
-READS = (m.Pull, m.Beat, m.Leave, m.Fetch, m.Status, Have, Drop)  # what everybody on the list may
+READS = (m.Pull, m.Beat, m.Leave, m.Fetch, m.Status, m.Probe, Have, Drop)  # what everybody on the list may
 
 
 class Gate:

@@ -26,7 +26,7 @@ from lightning_async.server import recording
 from lightning_async.server.actions import Received, Send, Tick
 from lightning_async.server.coordinator import Coordinator
 from lightning_async.server.private import NOTHING, Private
-from lightning_async.server.recording import START, Step
+from lightning_async.server.recording import CHANGE, START, Step
 from lightning_async.server.recovery import Recovered, from_snapshot, replay_one
 from lightning_async.wire import messages as m
 from lightning_async.wire.frames import Envelope
@@ -129,6 +129,8 @@ class Tale:
             self._start(step)
         elif isinstance(step.event, Received):
             self._hear(told, step.event)
+        elif step.kind == CHANGE:
+            self._change(step)
         elif self.coordinator is not None:
             silent = tuple(name for name in step.values.get("silent", ()) if name not in self._without)
             event = Tick(silent) if isinstance(step.event, Tick) else None
@@ -144,6 +146,12 @@ class Tale:
         run, run_id = str(step.values["run"]), str(step.values["run_id"])
         self._outside.clear()
         self.coordinator = recording.started(self.coordinator, read_config(values), run, step.now, private, run_id)
+
+    def _change(self, step: Step) -> None:
+        """What the owner changed then, but where this tale has another value from the beginning."""
+        values = {name: value for name, value in step.values["changes"].items() if name not in self._changes}
+        if values and self.coordinator is not None:
+            self.coordinator.change(values, step.now)
 
     def _hear(self, told: Told, event: Received) -> None:
         message, now = event.envelope.message, told.step.now

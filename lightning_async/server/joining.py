@@ -72,10 +72,16 @@ def admit(run: Run, hello: m.Hello) -> Layout | Refusal | None:
         )
     if known is None and not run.members.has_room(MOST_MEMBERS):
         return Refusal(Reason.LIMIT, f"this run has seen {MOST_MEMBERS} workers and takes no new names")
-    differing = contradictions(run.config, hello.claims)
+    differing = contradictions(run.config, claims_left(run, hello))
     if differing:
         return Refusal(Reason.CONFIG, "; ".join(differing) + ". Leave the arguments out, or give the run's")
     return None if hello.role == "observer" else read_layout(run, hello)
+
+
+def claims_left(run: Run, hello: m.Hello) -> dict[str, str]:
+    """The claims without those that were true before the owner changed it: a worker cannot know of that."""
+    before = {name: repr(row["given"]) for name, row in run.changed.items()}
+    return {name: claim for name, claim in hello.claims.items() if before.get(name) != claim}
 
 
 def read_layout(run: Run, hello: m.Hello) -> Layout | Refusal:

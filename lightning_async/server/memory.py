@@ -55,6 +55,7 @@ def dump(run: Run) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "run": run.name,
         "run_id": run.id,
         "config": run.config.as_dict(),
+        "changed": {name: dict(row) for name, row in run.changed.items()},
         "steps_total": run.steps_total,
         "staleness": run.staleness.as_dict(),
         "rate": run.rate.as_dict(),
@@ -83,6 +84,7 @@ def restore(run: Run, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
     run.staleness, run.rate = _histogram(record["staleness"]), Rate.read(record["rate"]).paused()
     run.streams = {name: Ledger.restored(values) for name, values in record["streams"].items()}
     run.shared = dict(record["shared"])
+    run.changed = {name: dict(row) for name, row in record.get("changed", {}).items()}
     for name, values in record["members"].items():
         run.members.remember(_read_member(name, values))
     if run.config.quarantine_below is None:

@@ -1,4 +1,4 @@
-"""What is said to the server and not to the run: by whom may it be said at all, new keys, the owner's orders.
+"""What is said to the server and not to the run: by whom may it be said at all, new keys, Probes, the owner's orders.
 
 Asked about every message before the coordinator sees it. What is answered here never reaches the run or its journal,
 but for orders that change the run, which go through the recorder like everything that does.
@@ -10,12 +10,15 @@ import hmac
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from lightning_async.errors import ConfigError
 from lightning_async.server.gate import Gate
 from lightning_async.server.members import Member
+from lightning_async.server.probing import Probes
 from lightning_async.transport.allowed import revoke
 from lightning_async.transport.door import Door
+from lightning_async.transport.keys import KEY_BYTES
 from lightning_async.wire import messages as m
 from lightning_async.wire.frames import Envelope
 from lightning_async.wire.messages import Reason
@@ -30,19 +33,21 @@ class Duties:
     stop: Callable[[str], None]
     snapshot: Callable[[], None]
     pardon: Callable[[str], None]
+    change: Callable[[Mapping[str, Any]], None]
 
 
 class Reception:
     """Of a server with this `door`, or without one. `token` is its owner's, empty for none; `ack` answers orders."""
 
-    def __init__(self, door: Door | None, token: str, duties: Duties, ack: Callable[[], m.Ack]) -> None:
+    def __init__(self, door: Door | None, token: str, duties: Duties, ack: Callable[[], m.Ack], probes: Probes) -> None:
         self._door, self._gate = door, None if door is None else Gate(door)
-        self._token, self._ack = token, ack
+        self._token, self._ack, self._probes = token, ack, probes
         self._orders: Mapping[str, Callable[[m.Order], None]] = {
             "stop": lambda order: duties.stop("stopped by its owner"),
             "snapshot": lambda order: duties.snapshot(),
             "pardon": lambda order: duties.pardon(order.name),
             "revoke": self._revoke,
+            "change": lambda order: duties.change(order.values),
         }
 
     def hears(self, peer: bytes) -> bool:
@@ -54,13 +59,19 @@ class Reception:
         if self._door is not None:
             self._door.blame(peer, "no message")
 
-    def receive(self, peer: bytes, message: m.Message) -> m.Reply | None:
+    def receive(self, peer: bytes, envelope: Envelope) -> Envelope | None:
         """The answer; None for what is the run's business."""
+        message = envelope.message
         refusal = None if self._gate is None else self._gate.check(peer, message)
         if refusal is not None:
-            return m.Refused(reason=refusal.reason.value, detail=refusal.detail)
-        if not isinstance(message, (m.Enrol, m.Order, m.Pardon)):
-            return None
+            return Envelope(envelope.id, m.Refused(reason=refusal.reason.value, detail=refusal.detail))
+        if isinstance(message, m.Probe):
+            who = peer if self._door is None else peer[-KEY_BYTES:]
+            return Envelope(envelope.id, *self._probes.answer(who, message, tuple(map(len, envelope.payload))))
+        reply = self._answered(peer, message) if isinstance(message, (m.Enrol, m.Order, m.Pardon)) else None
+        return None if reply is None else Envelope(envelope.id, reply)
+
+    def _answered(self, peer: bytes, message: m.Enrol | m.Order | m.Pardon) -> m.Reply | None:
         try:
             return self._told(peer, message)
         except ConfigError as error:

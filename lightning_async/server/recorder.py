@@ -7,9 +7,10 @@ crash could undo, neither of his own update nor of a version that came of anothe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lightning_async.errors import ConfigError
 from lightning_async.persistence import Commits, Record
 from lightning_async.server import recording
 from lightning_async.server.actions import Action, Event, Received, Tick
@@ -85,6 +86,19 @@ class Recorder:
         version = self.coordinator.run.version
         actions = self.coordinator.pardon(worker, now)
         self._record(recording.PARDON, now, {"worker": worker}, version)
+        return actions
+
+    def change(self, values: Mapping[str, Any], now: float) -> list[Action]:
+        """As `Coordinator.change`."""
+        version = self.coordinator.run.version
+        try:
+            actions = self.coordinator.change(values, now)
+        except ConfigError:
+            raise
+        except Exception:
+            self._record(recording.CHANGE, now, {"changes": dict(values), "broke": True}, version)
+            raise
+        self._record(recording.CHANGE, now, {"changes": dict(values)}, version)
         return actions
 
     def expel(self, names: Sequence[str], why: str, now: float) -> list[Action]:

@@ -22,7 +22,7 @@ import msgpack
 
 from lightning_async.config import RunConfig, read_config
 from lightning_async.persistence import Record
-from lightning_async.server import leasing, memory
+from lightning_async.server import changing, leasing, memory
 from lightning_async.server.actions import Action, Emit, Event, Received, Send, Tick
 from lightning_async.server.coordinator import Coordinator
 from lightning_async.server.private import NOTHING, Private
@@ -31,6 +31,7 @@ from lightning_async.wire import messages as m
 from lightning_async.wire.frames import Envelope, pack, unpack
 
 START, MESSAGE, TICK, STOP, PARDON, EXPEL = "start", "message", "tick", "stop", "pardon", "expel"
+CHANGE = "change"
 CHANGING = (m.Hello, m.Init, m.Push, m.Leave, m.Lease, m.Share, m.Load, m.Pardon)
 
 
@@ -172,6 +173,7 @@ _ACTS: dict[str, Callable[[Coordinator, Step], object]] = {
     TICK: lambda coordinator, step: coordinator.handle(_event(step), step.now),
     STOP: lambda coordinator, step: coordinator.stop(str(step.values["why"]), step.now),
     PARDON: lambda coordinator, step: coordinator.pardon(str(step.values["worker"]), step.now),
+    CHANGE: lambda coordinator, step: coordinator.change(step.values["changes"], step.now),
     EXPEL: lambda coordinator, step: coordinator.expel(step.values["names"], str(step.values["why"]), step.now),
 }
 
@@ -189,10 +191,13 @@ def started(
     private: Private = NOTHING,
     run_id: str = "",
 ) -> Coordinator:
-    """The run as a server that starts at `now` finds it: as it was, everybody away. Raises ConfigError."""
+    """The run as a server that starts at `now` with `config` finds it: as it was, everybody away; with what its owner
+    has changed (server/changing.py). Raises ConfigError."""
     if coordinator is None:
         coordinator = Coordinator(config, run, private, run_id)
     else:
+        config, kept = changing.carried(config, coordinator.run.changed)
         coordinator = Coordinator.restored(config, *memory.dump(coordinator.run), private)
+        coordinator.run.changed = kept
     coordinator.begin(now)
     return coordinator

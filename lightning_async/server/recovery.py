@@ -27,6 +27,7 @@ from lightning_async.server.coordinator import Coordinator
 from lightning_async.server.private import NOTHING, Private
 from lightning_async.server.recorder import Recorder
 from lightning_async.server.recording import Step
+from lightning_async.server.rules import canonical
 
 At: TypeAlias = Callable[[str], None]
 log = logging.getLogger(__name__)
@@ -123,7 +124,7 @@ def recorded(
         if state.differing:
             _warn(state, folder)
             coordinator.run.restored_at = -1
-        journal.append([_start(max(journal.last, state.number) + 1, coordinator, now)])
+        journal.append([_start(max(journal.last, state.number) + 1, coordinator, config, now)])
     except BaseException:
         journal.close()
         raise
@@ -142,11 +143,11 @@ def _warn(state: Recovered, folder: Path) -> None:
     )
 
 
-def _start(number: int, coordinator: Coordinator, now: float) -> Record:
-    """What a server writes before it serves."""
+def _start(number: int, coordinator: Coordinator, given: RunConfig, now: float) -> Record:
+    """What a server writes before it serves: its configuration as it was given, without what was changed later."""
     run = coordinator.run
     values: dict[str, Any] = {
-        "config": run.config.as_dict(),
+        "config": canonical(given).as_dict(),
         "run": run.name,
         "run_id": run.id,
         "secret": run.rules.private.secret,

@@ -54,6 +54,7 @@ def state(run: Run, now: float) -> dict[str, Any]:
         "refused_strangers": run.refused_strangers,
         "streams": {name: ledger.state() for name, ledger in run.streams.items()},
         "config": run.config.as_dict(),
+        "changed": {name: dict(row) for name, row in run.changed.items()},
         "workers": {member.name: _member(run, member, now) for member in shown},
         "hidden": len(workers) - len(shown),
         "observers": sum(1 for member in run.members if member.role == "observer" and member.alive),

@@ -6,6 +6,7 @@ Rule of this file: it decides nothing. Who decides what stands in the head of co
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from lightning_async.config import RunConfig
 from lightning_async.layout import Layout
@@ -51,6 +52,7 @@ class Run:
     refused_strangers: int = 0
     steps_total: int = 0
     ended: str = ""  # why, once it has
+    changed: dict[str, dict[str, Any]] = field(default_factory=dict)  # by the owner: name -> {"given", "now"}
     restored_at: int | None = None  # version of the snapshot that this run was restored from
     started_at: float = 0.0
     short: tuple[int, int, str] | None = None  # (have, need, why) while there are too few workers, as last told

@@ -17,6 +17,7 @@ from lightning_async.errors import ConfigError
 from lightning_async.server.actions import Action, Emit, Event, Gone, Limit, Received, Send, Stop, Tick
 from lightning_async.server.coordinator import Coordinator
 from lightning_async.server.keeper import Keeper
+from lightning_async.server.probing import Probes
 from lightning_async.server.reception import Duties, Reception
 from lightning_async.server.recorder import Recorder
 from lightning_async.telemetry import Sink, events
@@ -28,14 +29,9 @@ from lightning_async.wire.parts import PARTS, Chunk, Offer
 
 TICK_S = 0.1
 GOODBYE_S = 5.0  # how long workers have to hear that the run is over
-LOUD = (
-    events.Advised,
-    events.Waiting,
-    events.Enough,
-    events.Quarantined,
-    events.Released,
-    events.Unused,
-)  # for people to act on
+LOUD = (  # for people to act on
+    events.Advised, events.Changed, events.Waiting, events.Enough, events.Quarantined, events.Released, events.Unused,
+)  # fmt: skip
 log = logging.getLogger(__name__)
 
 
@@ -73,9 +69,10 @@ class Service:
         self._stopped = self._releasing = False
         self._pardons: deque[tuple[str, Future[None]]] = deque()
         self._halted = ""  # why, once the owner has ordered it
-        duties = Duties(self._halt, self._hurry, self._perform_pardon)
-        token = coordinator.run.rules.private.token
-        self._reception = Reception(listener.door, token, duties, lambda: self.coordinator.run.ack())
+        run, order = coordinator.run, lambda values: self._perform(self._brain.change(values, self._now()))
+        duties = Duties(self._halt, self._hurry, self._perform_pardon, change=order)
+        token, probes = run.rules.private.token, Probes(lambda: run.layout)
+        self._reception = Reception(listener.door, token, duties, run.ack, probes)
         self.damaged = 0  # messages that could not be read
         self.failures = 0  # exceptions in the coordinator, each a bug
 
@@ -145,9 +142,9 @@ class Service:
             self._answer_damaged(peer, error)
             return
         try:
-            reply = self._reception.receive(peer, envelope.message)
-            if reply is not None:
-                self._perform([Send(peer, Envelope(envelope.id, reply))])
+            answer = self._reception.receive(peer, envelope)
+            if answer is not None:
+                self._perform([Send(peer, answer)])
             elif isinstance(envelope.message, PARTS):
                 self._part(peer, envelope)
             else:

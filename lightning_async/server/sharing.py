@@ -1,4 +1,4 @@
-"""Small requests: Beat, Share, Fetch, Load, Status, Pardon; Enrol and Order where nobody may."""
+"""Small requests: Beat, Share, Fetch, Load, Status, Pardon; Enrol, Order and Probe where nobody answers them before."""
 
 from __future__ import annotations
 
@@ -92,3 +92,9 @@ def enrol(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> R
 def order(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> Refusal:
     """Of somebody who is not the owner; the owner is obeyed before (server/service.py)."""
     return Refusal(Reason.ROLE, "only the server's owner gives orders, with an owner's key or from its state_dir")
+
+
+def probe(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> Refusal:
+    """A run has no clock and no line of its own to be measured; a server that has both answers before it hears of it
+    (server/probing.py)."""
+    return Refusal(Reason.PROTOCOL, "there is no line to be measured here")

@@ -81,6 +81,13 @@ def pardon(run: Run, name: str) -> None:
     _release(run, member, "pardoned")
 
 
+def release_all(run: Run, why: str) -> None:
+    """End every quarantine."""
+    for member in run.members:
+        if member.barred_until is not None:
+            _release(run, member, why)
+
+
 def _remember(run: Run, made: Made) -> None:
     sights = made.review.sights
     names = tuple(slot.worker for slot in made.slots)

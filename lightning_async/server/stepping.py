@@ -75,6 +75,10 @@ class Stepper:
         if self.judge is not None:
             self.judge.watch(self.store, ())
 
+    def go_on(self, config: RunConfig, rules: Rules) -> None:
+        """From now on by these, which differ from the last ones in what no state depends on."""
+        self._config, self._rules = config, rules
+
     @property
     def groups(self) -> int:
         """Independent streams of updates: 1, or the fragments, or in gradient mode the user's optimizers."""

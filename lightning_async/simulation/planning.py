@@ -48,6 +48,8 @@ class Plan:
     local_steps: int
     quorum: int
     upload_bytes: int
+    download_bytes: tuple[float, ...]
+    """In a round of each worker."""
     utilisation: tuple[float, ...]
     staleness: tuple[float, ...]
     """Versions that others make during a round of this worker."""
@@ -111,21 +113,25 @@ def _shortest(demand: Demand, target: float, compression: str) -> Plan:
     return predict(demand, compression, steps)
 
 
-def predict(demand: Demand, compression: str, local_steps: int, quorum: int | None = None) -> Plan:
+def predict(
+    demand: Demand, compression: str, local_steps: int, quorum: int | None = None, download: str | None = None
+) -> Plan:
     """What to expect of this codec and round length; `quorum` None takes the one that bounds staleness.
 
-    That is the smallest with which nobody's updates are older than twice the number of workers.
+    That is the smallest with which nobody's updates are older than twice the number of workers. `download` is the codec
+    of deltas; None: the usual one.
     """
-    upload, delta = sizes(demand.parameters, compression)
-    periods, load = _settle(demand, local_steps, upload, delta, quorum or 1)
+    upload, delta = sizes(demand.parameters, compression, download)
+    periods, down, load = _settle(demand, local_steps, upload, delta, quorum or 1)
     if quorum is None:
         quorum = min(len(periods), math.ceil(max(_staleness(periods, 1)) / (2 * len(periods))) or 1)
-        periods, load = _settle(demand, local_steps, upload, delta, quorum)
+        periods, down, load = _settle(demand, local_steps, upload, delta, quorum)
     return Plan(
         compression=compression,
         local_steps=local_steps,
         quorum=quorum,
         upload_bytes=int(upload),
+        download_bytes=tuple(down),
         utilisation=tuple(local_steps * m.step_s / t for m, t in zip(demand.machines, periods, strict=True)),
         staleness=tuple(_staleness(periods, quorum)),
         period_s=tuple(periods),
@@ -134,10 +140,10 @@ def predict(demand: Demand, compression: str, local_steps: int, quorum: int | No
     )
 
 
-def sizes(parameters: int, compression: str) -> tuple[float, float]:
+def sizes(parameters: int, compression: str, deltas: str | None = None) -> tuple[float, float]:
     """(bytes of an update, bytes of a version's delta) of that many parameters, measured on normal numbers."""
     upload = upload_codec(compression)
-    download = download_codec(None, upload)
+    download = download_codec(deltas, upload)
     vector = torch.randn(min(parameters, SAMPLE), generator=torch.Generator().manual_seed(0))
     found = []
     for codec in (upload, download):
@@ -146,8 +152,12 @@ def sizes(parameters: int, compression: str) -> tuple[float, float]:
     return found[0], found[1]
 
 
-def _settle(demand: Demand, steps: int, upload: float, delta: float, quorum: int) -> tuple[list[float], float]:
-    """(seconds between the rounds of each worker, share of the server's line that they take)."""
+def _settle(
+    demand: Demand, steps: int, upload: float, delta: float, quorum: int
+) -> tuple[list[float], list[float], float]:
+    """(seconds between the rounds of each worker, bytes that it fetches in one, share of the server's line that they
+    take)."""
+    down: list[float] = []
     periods, load = [steps * machine.step_s for machine in demand.machines], 0.0
     for _ in range(ROUNDS_UNTIL_SETTLED):
         made = sum(1 / period for period in periods) / quorum
@@ -163,7 +173,7 @@ def _settle(demand: Demand, steps: int, upload: float, delta: float, quorum: int
         server = demand.server
         load = _load(upload, down, periods, everybody, server.bytes_per_s("down"), server.bytes_per_s("up"))
         periods = [period * max(1.0, load) for period in periods]
-    return periods, load
+    return periods, down, load
 
 
 def _load(

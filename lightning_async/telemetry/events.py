@@ -181,6 +181,15 @@ class Released(OfWorker):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Changed(Event):
+    """The owner has changed a value of the run's configuration; both as Python would write them."""
+
+    name: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Unused(Event):
     """The run ended while accepted updates of `workers`, too few for its rule, waited; they are in no version."""
 

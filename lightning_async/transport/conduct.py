@@ -23,13 +23,13 @@ class Bucket:
     level: float
     at: float
 
-    def take(self, now: float) -> bool:
-        """One out of it, if it has one."""
+    def take(self, now: float, amount: float = 1.0) -> bool:
+        """`amount` out of it, if it has so much."""
         self.level = min(self.most, self.level + self.per_s * max(0.0, now - self.at))
         self.at = max(self.at, now)
-        if self.level < 1.0:
+        if self.level < amount:
             return False
-        self.level -= 1.0
+        self.level -= amount
         return True
 
 

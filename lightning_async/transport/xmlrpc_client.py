@@ -72,6 +72,23 @@ def _context(authority: Path | None, certificate: Path | None) -> ssl.SSLContext
     return context
 
 
+def try_out(url: str, timeout_s: float) -> None:
+    """One call that changes nothing, with the token and certificate of the environment.
+
+    Raises OSError (nobody there, or not whom our system trusts), ProtocolError (the text says what it answered).
+    """
+    address, secure = place(url)
+    own = os.environ.get(CERTIFICATE, "")
+    context = _context(None, Path(own) if own else None) if secure else None
+    caller = _Caller(address, context, os.environ.get(TOKEN, ""), Count())
+    try:
+        caller.call("leave", secrets.token_hex(16), timeout_s=timeout_s)
+    except http.client.HTTPException as error:
+        raise ProtocolError(f"no answer in HTTP: {error!r}") from error
+    finally:
+        caller.close()
+
+
 class XmlRpcConnection(Connection):
     def __init__(
         self, address: Address, context: ssl.SSLContext | None, token: str, queue: int, largest_bytes: int

@@ -23,6 +23,7 @@ EVENTS = (
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 )
 REFUSED = 400  # ZAP's word for a key that is not let in
+HANGS_UP = "Something answers there and hangs up in the handshake"
 SUSPICIOUS = 3  # handshakes in a row that were hung up on
 
 
@@ -42,7 +43,7 @@ class Handshakes:
         if self._failed < SUSPICIOUS:
             return ""
         other = "without the key that it wants" if self._key is None else "with another key than the one that we know"
-        return f"Something answers there and hangs up in the handshake, as a server does {other}"
+        return f"{HANGS_UP}, as a server does {other}"
 
     def close(self) -> None:
         """Idempotent."""

@@ -7,7 +7,7 @@ named in each docstring. Rule of this file: no behaviour, no I/O, no numbers tha
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 from lightning_async.wire.parts import Part
 from lightning_async.wire.reasons import Reason as Reason
@@ -150,11 +150,20 @@ class Enrol:
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """An order of the server's owner: "stop", "snapshot", "pardon", "revoke"; needs no join."""
+    """An order of the server's owner: "stop", "snapshot", "pardon", "revoke", "change"; needs no join."""
 
     what: str
     name: str = ""  # pardon, revoke: whom
     token: str = ""  # from the owner's file in the server's state_dir; an owner's key needs none
+    values: dict[str, Any] = field(default_factory=dict)  # change: name -> value, of the run's configuration
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """Measure this line; needs no join, and leaves no trace in the run. Payload: at most one frame, ignored."""
+
+    down_bytes: int = 0  # how many the answer is to bring
+    tensors: list[Any] = field(default_factory=list)  # a manifest as in Hello, to be compared with the run's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,6 +268,16 @@ class Enrolled:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Echo:
+    """Answer to Probe. Payload: one frame of as many bytes as it asked for, which mean nothing; none for 0."""
+
+    received_at: float  # Unix time at the server, seconds: when it read the Probe
+    answered_at: float  # and when it answered
+    host: dict[str, Any] = field(default_factory=dict)  # versions and free memory of the server
+    layout: str = ""  # where the Probe's tensors differ from the run's, for people
+
+
+@dataclass(frozen=True, kw_only=True)
 class Ack:
     """Answer to Init, Load, Beat, Leave, Pardon and Order."""
 
@@ -268,24 +287,11 @@ class Ack:
     waiting: int = 0  # to Leave: local steps of this worker that are in no version yet
 
 
-Request = Hello | Init | Push | Pull | Beat | Leave | Lease | Share | Fetch | Load | Status | Pardon | Enrol | Order
-Reply = Welcome | Refused | Receipt | Params | Ranges | Shared | Moments | Report | Enrolled | Ack
+Request = (
+    Hello | Init | Push | Pull | Beat | Leave | Lease | Share | Fetch | Load | Status | Pardon | Enrol | Order | Probe
+)
+Reply = Welcome | Refused | Receipt | Params | Ranges | Shared | Moments | Report | Enrolled | Echo | Ack
 Message = Request | Reply | Part
 
-REQUESTS: tuple[type, ...] = (
-    Hello,
-    Init,
-    Push,
-    Pull,
-    Beat,
-    Leave,
-    Lease,
-    Share,
-    Fetch,
-    Load,
-    Status,
-    Pardon,
-    Enrol,
-    Order,
-)
-REPLIES: tuple[type, ...] = (Welcome, Refused, Receipt, Params, Ranges, Shared, Moments, Report, Enrolled, Ack)
+REQUESTS: tuple[type, ...] = get_args(Request)
+REPLIES: tuple[type, ...] = get_args(Reply)

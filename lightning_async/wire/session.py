@@ -12,6 +12,7 @@ from enum import Enum
 from lightning_async.wire.messages import (
     Ack,
     Beat,
+    Echo,
     Enrol,
     Enrolled,
     Fetch,
@@ -25,6 +26,7 @@ from lightning_async.wire.messages import (
     Order,
     Params,
     Pardon,
+    Probe,
     Pull,
     Push,
     Ranges,
@@ -55,7 +57,7 @@ def _stay(state: State, *requests: type) -> dict[type, State]:
 
 
 _EXIT: Mapping[type, State] = {Hello: State.JOINED, Leave: State.GONE}
-_ANYBODY = (Status, Pardon, Enrol, Order)
+_ANYBODY = (Status, Pardon, Enrol, Order, Probe)
 
 # (state, request) -> state after the request was done. Hello leads to the state that `welcomed` reads from its reply.
 TRANSITIONS: Mapping[State, Mapping[type, State]] = {
@@ -101,6 +103,7 @@ REPLY: Mapping[type, type] = {
     Pardon: Ack,
     Enrol: Enrolled,
     Order: Ack,
+    Probe: Echo,
 }
 
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
-import platform
 import socket
-import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +12,7 @@ from typing import Any, TypeAlias
 import torch
 
 from lightning_async.layout import Layout, Shared
+from lightning_async.machine import machine
 from lightning_async.scheduling import Range
 from lightning_async.transport.base import Connection
 from lightning_async.transport.keys import Key
@@ -120,10 +118,3 @@ def gradients(shared: Shared, optimizer: torch.optim.Optimizer) -> tuple[list[in
     found = {i: p.grad for i, p in enumerate(shared.parameters) if p.grad is not None and id(p) in mine}
     parts = [gradient.detach().to(torch.float32).reshape(-1) for gradient in found.values()]
     return list(found), torch.cat(parts) if parts else torch.empty(0)
-
-
-def machine() -> dict[str, Any]:
-    """Versions of what this worker runs on, and how large it is: memory (0 where the system does not say) and cores."""
-    memory = 0 if sys.platform == "win32" else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    versions = {"python": platform.python_version(), "torch": str(torch.__version__), "system": platform.platform()}
-    return {**versions, "memory_bytes": max(0, memory), "cores": os.cpu_count() or 0}

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from keyring import Keyring
 
 from lightning_async.errors import ConfigError
+from lightning_async.server.probing import Probes
 from lightning_async.server.reception import Duties, Reception
 from lightning_async.transport.door import Door
 from lightning_async.transport.keys import Key
 from lightning_async.wire import messages as m
+from lightning_async.wire.frames import Envelope
 from lightning_async.wire.messages import REQUESTS
 
 SAMPLES: dict[type, m.Message] = {
@@ -29,8 +33,9 @@ SAMPLES: dict[type, m.Message] = {
     m.Pardon: m.Pardon(worker="w", token=""),
     m.Enrol: m.Enrol(token="", name="x"),
     m.Order: m.Order(what="stop"),
+    m.Probe: m.Probe(),
 }
-READS = {m.Pull, m.Beat, m.Leave, m.Fetch, m.Status, m.Enrol}
+READS = {m.Pull, m.Beat, m.Leave, m.Fetch, m.Status, m.Probe, m.Enrol}
 MAY: dict[str, set[type]] = {
     "": {m.Enrol},
     "revoked": set(),
@@ -51,17 +56,26 @@ class Desk:
         self.keys[""] = self.ring.stranger()
         self.done: list[str] = []
         self.door = Door(self.ring.folder)
-        duties = Duties(lambda why: self.done.append(why), lambda: self.done.append("snapshot"), self._pardon)
-        self.reception = Reception(self.door, token, duties, lambda: m.Ack(version=7))
+        duties = Duties(
+            lambda why: self.done.append(why), lambda: self.done.append("snapshot"), self._pardon, self._change
+        )
+        self.reception = Reception(self.door, token, duties, lambda: m.Ack(version=7), Probes(lambda: None))
 
     def _pardon(self, name: str) -> None:
         if name == "nobody":
             raise ConfigError("in quarantine are: w")
         self.done.append(f"pardon {name}")
 
+    def _change(self, values: Mapping[str, Any]) -> None:
+        if "seed" in values:
+            raise ConfigError("seed: cannot be changed")
+        self.done.append(f"change {dict(values)}")
+
     def say(self, who: str | Key, message: m.Message) -> m.Reply | None:
         key = self.keys[who] if isinstance(who, str) else who
-        return self.reception.receive(b"\0\0\0\0\1" + key.pair.public, message)
+        answer = self.reception.receive(b"\0\0\0\0\1" + key.pair.public, Envelope(5, message))
+        assert answer is None or answer.id == 5
+        return None if answer is None else answer.message
 
 
 @pytest.fixture
@@ -137,12 +151,14 @@ def test_the_owner_is_obeyed(desk: Desk) -> None:
     for what, name in (("stop", ""), ("snapshot", ""), ("pardon", "w"), ("revoke", "alice")):
         assert desk.say("owner", m.Order(what=what, name=name)) == m.Ack(version=7)
     assert desk.say("owner", m.Pardon(worker="v", token="")) == m.Ack(version=7)
-    assert desk.done == ["stopped by its owner", "snapshot", "pardon w", "pardon v"]
+    assert desk.say("owner", m.Order(what="change", values={"quorum": 2})) == m.Ack(version=7)
+    assert desk.done == ["stopped by its owner", "snapshot", "pardon w", "pardon v", "change {'quorum': 2}"]
     assert "alice  revoked" in (desk.ring.folder / "allowed.txt").read_text()
 
 
 def test_what_cannot_be_done_is_said(desk: Desk) -> None:
-    for order in (m.Order(what="dance"), m.Order(what="pardon", name="nobody"), m.Order(what="revoke", name="nobody")):
+    changes = (m.Order(what="change", values={"seed": 1}), m.Order(what="dance"))
+    for order in (*changes, m.Order(what="pardon", name="nobody"), m.Order(what="revoke", name="nobody")):
         answer = desk.say("owner", order)
         assert isinstance(answer, m.Refused)
         assert answer.reason == "protocol"
@@ -151,18 +167,16 @@ def test_what_cannot_be_done_is_said(desk: Desk) -> None:
 
 def test_without_a_key_the_token_gives_the_right(tmp_path: Path) -> None:
     done: list[str] = []
-    duties = Duties(done.append, lambda: done.append("snapshot"), done.append)
+    duties = Duties(done.append, lambda: done.append("snapshot"), done.append, lambda values: done.append("change"))
     for token, given, right in (("t", "t", True), ("t", "", False), ("t", "x", False), ("", "", False)):
-        reception = Reception(None, token, duties, lambda: m.Ack(version=7))
-        answer = reception.receive(b"p", m.Order(what="stop", token=given))
-        assert (answer == m.Ack(version=7)) is right, "else it is the coordinator that refuses"
-        assert reception.receive(b"p", m.Order(what="revoke", name="x", token=given)) is None or right
+        reception = Reception(None, token, duties, lambda: m.Ack(version=7), Probes(lambda: None))
+        answer = reception.receive(b"p", Envelope(5, m.Order(what="stop", token=given)))
+        assert (answer == Envelope(5, m.Ack(version=7))) is right, "else it is the coordinator that refuses"
+        assert reception.receive(b"p", Envelope(6, m.Order(what="revoke", name="x", token=given))) is None or right
     assert done == ["stopped by its owner"]
 
 
 def test_a_report_says_what_was_turned_away(desk: Desk) -> None:
-    from lightning_async.wire.frames import Envelope
-
     desk.say("", m.Status())
     report = desk.reception.completed(Envelope(3, m.Report(state={"a": 1})))
     assert report == Envelope(3, m.Report(state={"a": 1, "door": {"unknown key": 1}}))

@@ -52,15 +52,16 @@ class Taped(Room):
         self._restart(None, RunConfig(**config))
 
     def _restart(self, before: Coordinator | None, config: RunConfig) -> None:
+        self.given = config
         self.coordinator = recording.started(before, config, "test", self.now)
         self.run = self.coordinator.run
         self.recorder = Recorder(self.coordinator, self.tape)  # type: ignore[arg-type]
-        self.tape.submit(recovery._start(self.tape.submitted + 1, self.coordinator, self.now))
+        self.tape.submit(recovery._start(self.tape.submitted + 1, self.coordinator, config, self.now))
 
     def restart(self, **changes: Any) -> None:
         """The server ends and another one begins, in another process whose clock began anew."""
         self.now = self.now % 7
-        self._restart(self.coordinator, RunConfig(**{**self.run.config.as_dict(), **changes}))
+        self._restart(self.coordinator, RunConfig(**{**self.given.as_dict(), **changes}))
 
     def handle(self, event: Event) -> list[Action]:
         brain, self.coordinator = self.coordinator, self.recorder  # type: ignore[assignment]

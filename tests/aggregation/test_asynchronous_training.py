@@ -12,6 +12,7 @@ import pytest
 import torch
 
 pytest.importorskip("sklearn")
+from digits import N
 from fleet import Fleet
 
 from lightning_async.telemetry import events
@@ -47,6 +48,27 @@ def one_thread():
 @cache
 def attack_free(split: str) -> float:
     return Fleet("mean", None, SPLITS[split], quorum=6).run(VERSIONS).accuracy()
+
+
+WHERE_UNLIKE = (
+    "pipeline(arc(f=2), nnm(f=2), trimmed_mean(f=2))",
+    "pipeline(clip_to_median_norm(), mda(f=2))",
+    "pipeline(bucketing(s=2), geometric_median())",
+)
+
+
+@cache
+def attack_free_with_all() -> float:
+    return Fleet("mean", None, SPLITS["dirichlet"], quorum="all").run(VERSIONS).accuracy()
+
+
+@pytest.mark.parametrize("rule", WHERE_UNLIKE)
+def test_where_workers_are_unlike_a_quorum_of_all_keeps_the_accuracy(rule):
+    """With eight of eleven the same attack costs the first two rules more than three points (docs/aggregation.md)."""
+    fleet = Fleet(rule, "ipm(epsilon=0.5)", SPLITS["dirichlet"], quorum="all")
+    assert fleet.run(VERSIONS).accuracy() >= attack_free_with_all() - POINTS
+    made = [event.workers for event in fleet.events if isinstance(event, events.Stepped)]
+    assert {len(workers) for workers in made} == {N}
 
 
 def test_the_setting_is_what_it_says():

@@ -89,7 +89,7 @@ class Connections:
 
     def _enter(self, descriptor: int) -> None:
         self._leave(descriptor)
-        with contextlib.suppress(OSError), _same(descriptor) as line:
+        with contextlib.suppress(OSError, ValueError), _same(descriptor) as line:
             host, port = line.getpeername()[:2]
             found = self._open[descriptor] = _Connection(host, port)
             self._hosts[host] += 1
@@ -108,8 +108,14 @@ class Connections:
 
 
 def _same(descriptor: int) -> socket.socket:
-    """A socket of ours for the same connection; to be closed."""
-    return socket.socket(fileno=os.dup(descriptor))
+    """A socket of ours for the same connection; to be closed. Raises OSError where the connection has gone and its
+    number is something else's by now, or nobody's."""
+    copy = os.dup(descriptor)
+    try:
+        return socket.socket(fileno=copy)
+    except OSError:
+        os.close(copy)
+        raise
 
 
 def _received_bytes(descriptor: int, found: _Connection) -> int:

@@ -19,14 +19,17 @@ CHECK = (
 )
 
 
-def key_of(address: str, given: str | None) -> Key | None:
-    """As `keys.key_for`; on the server's own machine also its owner's key, for the server that listened last."""
+def key_of(address: str, given: str | None, orders: bool = False) -> Key | None:
+    """As `keys.key_for`; on the server's own machine also its owner's key, for the server that listened last.
+
+    `orders`: only the owner may, so a worker's key that was made there too is not taken in its place.
+    """
     from lightning_async.cli.keys import ADDRESS_FILE
     from lightning_async.transport.keys import OWNER_FILE, file_for, key_for, read_key, server_dir
 
     own = server_dir()
     known = (own / ADDRESS_FILE).exists() and (own / ADDRESS_FILE).read_text().strip() == address
-    if given or not known or file_for(address).exists():
+    if given or not known or (file_for(address).exists() and not orders):
         return key_for(address, given)
     return read_key(own / OWNER_FILE)
 

@@ -70,6 +70,6 @@ def give(args: argparse.Namespace, address: str, order: Order) -> None:
 
     if args.state_dir is not None:
         order = replace(order, token=token_in(args.state_dir.expanduser()))
-    answer = ask(address, order, args.timeout, key_of(address, args.key))
+    answer = ask(address, order, args.timeout, key_of(address, args.key, orders=True))
     if isinstance(answer, Refused):
         raise ConfigError(answer.detail)

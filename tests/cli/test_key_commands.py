@@ -147,6 +147,13 @@ def test_the_owner_stops_and_snapshots(owner: Person, server: Hosted) -> None:
     assert server.service.coordinator.run.ended == "stopped by its owner"
 
 
+def test_the_owner_who_is_a_worker_too_stops_it(owner: Person, server: Hosted) -> None:
+    address = server.service.address
+    assert owner.says("join", line(owner, "me"))[0] == 0
+    assert owner.says("stop", address)[0] == 0
+    eventually(lambda: server.service.coordinator.run.ended)
+
+
 def test_a_key_by_hand(owner: Person, person: type[Person], server: Hosted) -> None:
     alice, address = person("alice"), server.service.address
     public = read_key(owner.home / "lightning_async/server/owner.key").server.hex()

@@ -259,7 +259,7 @@ def test_a_wait_looks_up_although_nothing_comes(station: Callable[..., Station])
         return len(asked) > 3
 
     assert not place.courier.wait(lambda: False, give_up)
-    assert SLICE_S <= 0.5
+    assert SLICE_S <= 0.2
 
 
 def test_closing_does_not_wait_for_a_server_that_hangs(station: Callable[..., Station]) -> None:

@@ -53,3 +53,8 @@ def test_a_filter_keeps_the_accuracy(rule, how, split):
     assert {worker.name for worker in made.hostile} <= {
         event.worker for event in made.events if isinstance(event, events.Dropped)
     }
+
+
+def test_kardam_does_not_where_workers_are_unlike():
+    """A limit that its docstring and docs/aggregation.md state: steep slopes are honest there."""
+    assert fleet("kardam(f=2)", "sign_flip(k=10.0)", "dirichlet").accuracy() < attack_free("dirichlet") - POINTS

@@ -17,6 +17,7 @@ from examples.experiments.attacked import Fleet, arguments, text
 
 pytestmark = pytest.mark.slow
 ROBUST = "pipeline(nnm(f=2), trimmed_mean(f=2))"
+ATTACKS = ("sign_flip(k=10.0)", "alie()", "ipm(epsilon=10.0)", "scale(k=100.0)", "gaussian_noise(sigma=20.0)")
 VERSIONS, SHARE = 8, 0.02  # of the loss
 
 
@@ -40,9 +41,10 @@ def test_the_attack_free_run_learns(setting):
     assert loss("mean", None) < 0.9 * start
 
 
-def test_a_robust_rule_learns_as_well_under_attack(setting):
+@pytest.mark.parametrize("how", ATTACKS)
+def test_a_robust_rule_learns_as_well_under_attack(setting, how):
     _, loss = setting
-    assert loss(ROBUST, "sign_flip(k=10.0)") < (1 + SHARE) * loss("mean", None)
+    assert loss(ROBUST, how) < (1 + SHARE) * loss("mean", None)
 
 
 def test_the_mean_learns_nothing_then(setting):

@@ -152,7 +152,7 @@ def main() -> None:
     try:
         trainer.fit(net, train, held_out)
     except AsyncWANError as error:
-        say(trainer.strategy.global_rank, "failed", why=str(error))
+        say("failed", trainer.strategy.global_rank, why=str(error))
         raise
     result: dict[str, Any] = {"rank": trainer.strategy.global_rank, "pid": os.getpid(), "initial": initial}
     result |= {"first": watch.first, "losses": watch.losses, "indices": watch.indices, "after_fit": flat(net)}

@@ -171,7 +171,7 @@ def main() -> None:
     result |= {"log_dir": trainer.log_dir, "name": options.get("label", "")}
     with open(f"result-{options.get('label', '')}{trainer.strategy.global_rank}.json", "w") as file:
         json.dump(result, file)
-    say(trainer.strategy.global_rank, "end")
+    say("end", trainer.strategy.global_rank)
 
 
 if __name__ == "__main__":

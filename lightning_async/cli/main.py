@@ -6,6 +6,7 @@ Rule of this folder: what is slow to import (torch) is imported when a command r
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -73,7 +74,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     args = parser().parse_args(words, argparse.Namespace(words=words))
     try:
-        return COMMANDS[args.command].run(args)
+        code = COMMANDS[args.command].run(args)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        if _is_read():
+            raise
+        return 0  # whoever read our output, as `head` does, has enough of it
     except AsyncWANError as error:
         print(f"lightning-async {args.command}: {error}", file=sys.stderr)
         return 2 if isinstance(error, CallerError) else 1
+
+
+def _is_read() -> bool:
+    """Whether our output still goes somewhere; if not, what is left of it goes nowhere."""
+    try:
+        print(flush=True)  # to flush does not tell: without a buffer, what could not be written is forgotten
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        return False
+    return True

@@ -2,43 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from eventually import ENOUGH_S
 from keyring import Keyring
+from serving import served
 
 from lightning_async.cli import main as cli
 from lightning_async.cli.change import read
-from lightning_async.cli.doors import Guards
-from lightning_async.cli.hosting import Hosted, host
 from lightning_async.config import RunConfig
 from lightning_async.errors import ConfigError
 
-PATIENT = f"--timeout={ENOUGH_S}"
-
-
-@contextlib.contextmanager
-def served(state: Path, keys: Path | None = None) -> Iterator[Hosted]:
-    ending: list[str] = []
-    guards = Guards(keys=None if keys is None else str(keys))
-    hosted = host(RunConfig(quorum=3), "run", "tcp://127.0.0.1:0", state_dir=str(state), guards=guards)
-    thread = threading.Thread(target=hosted.serve, args=(lambda: "".join(ending), lambda: True), daemon=True)
-    with hosted:
-        thread.start()
-        yield hosted
-        ending.append("done")
-        hosted.service.wake()
-        thread.join(ENOUGH_S)
-        assert not thread.is_alive()
+PATIENT, THREE = f"--timeout={ENOUGH_S}", RunConfig(quorum=3)
 
 
 def test_it_holds_at_once_and_after_a_restart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rights = ["--state-dir", str(tmp_path / "state"), PATIENT]
-    with served(tmp_path / "state") as hosted:
+    with served(THREE, state=tmp_path / "state") as hosted:
         address, run = hosted.service.address, hosted.service.coordinator.run
         assert cli.main(["change", address, "quorum=2", "grace_s=1.5", *rights]) == 0
         assert "quorum=2, grace_s=1.5" in capsys.readouterr().out
@@ -50,13 +31,13 @@ def test_it_holds_at_once_and_after_a_restart(tmp_path: Path, capsys: pytest.Cap
         assert run.config.quorum == 2
     assert cli.main(["status", "--state", str(tmp_path / "state")]) == 0
     assert "quorum from 3 to 2" in capsys.readouterr().out
-    with served(tmp_path / "state") as again:
+    with served(THREE, state=tmp_path / "state") as again:
         config = again.service.coordinator.run.config
         assert (config.quorum, config.grace_s) == (2, 1.5)
 
 
 def test_only_an_owner_may(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with served(tmp_path / "state") as hosted:
+    with served(THREE, state=tmp_path / "state") as hosted:
         assert cli.main(["change", hosted.service.address, "quorum=2", PATIENT]) == 2
         assert "only the server's owner" in capsys.readouterr().err
         assert hosted.service.coordinator.run.config.quorum == 3
@@ -64,7 +45,7 @@ def test_only_an_owner_may(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 def test_by_keys_only_the_role_owner_may(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ring = Keyring(tmp_path / "server")
-    with served(tmp_path / "state", ring.folder) as hosted:
+    with served(THREE, ring.folder, tmp_path / "state") as hosted:
         for role, code in (("worker", 2), ("observer", 2), ("owner", 0)):
             file = ring.file(ring.key(role, role), tmp_path / f"{role}.key")
             hosted.service._reception._door._refresh()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from eventually import ENOUGH_S, eventually
+from serving import served
 
 from lightning_async.cli import main as cli
 from lightning_async.cli.doors import Guards
@@ -56,18 +56,8 @@ def owner(person: type[Person]) -> Person:
 
 @pytest.fixture
 def server(owner: Person) -> Iterator[Hosted]:
-    ending: list[str] = []
-    hosted = host(
-        RunConfig(), "run", "tcp://127.0.0.1:0", guards=Guards(keys=str(owner.home / "lightning_async" / "server"))
-    )
-    thread = threading.Thread(target=hosted.serve, args=(lambda: "".join(ending), lambda: True), daemon=True)
-    with hosted:
-        thread.start()
+    with served(RunConfig(), owner.home / "lightning_async" / "server") as hosted:
         yield hosted
-        ending.append("done")
-        hosted.service.wake()
-        thread.join(ENOUGH_S)
-        assert not thread.is_alive()
 
 
 def line(owner: Person, *words: str) -> str:

@@ -1,4 +1,4 @@
-"""Where the embedded server of a run keeps its state, and how much of it. Plain values, for the process that it is."""
+"""Where the server of a run keeps its state, and how much of it: plain values, also for another process."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lightning_async.errors import ConfigError
+
+SNAPSHOT_EVERY_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class StateDir:
 
     path: str
     keep_journal: bool = False
-    snapshot_every_s: float = 30.0
+    snapshot_every_s: float = SNAPSHOT_EVERY_S
     snapshot_every_versions: int = 0
 
     def __post_init__(self) -> None:

@@ -1,14 +1,14 @@
-"""Where a server listens, at one address or several, and who may come in: from plain values to a listener."""
+"""The doors of a server: from the place where it listens, at one address or several, to a listener."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lightning_async.cli.keys import note_address
+from lightning_async.cli.place import Place
 from lightning_async.errors import ConfigError
 from lightning_async.transport import Listener, listen
 from lightning_async.transport.addresses import is_loopback, parse
@@ -17,40 +17,28 @@ from lightning_async.transport.keys import read_private, server_dir
 from lightning_async.transport.several import several
 
 
-@dataclass(frozen=True)
-class Guards:
-    """Who may come in. `keys`: folder of the server's keys; `public`: do without beyond this machine. `token` (a file),
-    `certificate` and `clients` (PEM files) are those of HTTP."""
-
-    public: bool = False
-    keys: str | None = None
-    token: str | None = None
-    certificate: str | None = None
-    clients: str | None = None
-
-
-def listening(addresses: str, guards: Guards) -> Listener:
-    """A listener at each of the addresses, which are separated by commas; `note_address` is told of the one with keys.
+def listening(place: Place) -> Listener:
+    """A listener at each address of `place`, for those whom it lets in; `note_address` is told of the one with keys.
 
     Raises ConfigError for what cannot be used; nothing listens then.
     """
     with ExitStack() as undo:
         found = []
-        wanted = [part.strip() for part in addresses.split(",")]
-        door = _door(wanted, guards)
+        wanted = [part.strip() for part in place.address.split(",")]
+        door = _door(wanted, place)
         for address in wanted:
-            found.append(undo.enter_context(closing(listen(address, **_options(address, guards, door)))))
+            found.append(undo.enter_context(closing(listen(address, **_options(address, place, door)))))
         if door is not None:
             note_address(door.folder, found[0].address)
         undo.pop_all()
         return several(found)
 
 
-def _door(addresses: Sequence[str], guards: Guards) -> Door | None:
+def _door(addresses: Sequence[str], place: Place) -> Door | None:
     """The one of all addresses, where one of them needs keys: what comes in by another must not pass for a key's."""
-    folder = Path(guards.keys).expanduser() if guards.keys else server_dir()
+    folder = Path(place.keys).expanduser() if place.keys else server_dir()
     far = [a for a in addresses if a.startswith("tcp://") and not is_loopback(parse(a).host)]
-    if not guards.keys and (guards.public or not far or not folder.exists()):
+    if not place.keys and (place.public or not far or not folder.exists()):
         return None
     if any(_is_http(address) for address in addresses):
         raise ConfigError("a server with keys takes nobody over HTTP, which has none: leave the http address out")
@@ -61,21 +49,21 @@ def _is_http(address: str) -> bool:
     return address.startswith(("http://", "https://"))
 
 
-def _options(address: str, guards: Guards, door: Door | None) -> dict[str, Any]:
+def _options(address: str, place: Place, door: Door | None) -> dict[str, Any]:
     """What the transport is told of who may come in."""
     if _is_http(address):
-        return _http_options(address, guards)
+        return _http_options(address, place)
     if not address.startswith("tcp://"):
         return {}
-    return {"public": guards.public, "keys": door}
+    return {"public": place.public, "keys": door}
 
 
-def _http_options(address: str, guards: Guards) -> dict[str, Any]:
+def _http_options(address: str, place: Place) -> dict[str, Any]:
     secure = address.startswith("https://")
-    token = read_private(Path(guards.token).expanduser()).strip() if guards.token else ""
-    if guards.token and not token:
-        raise ConfigError(f"{guards.token} holds no token: write some random text into it")
+    token = read_private(Path(place.http_token).expanduser()).strip() if place.http_token else ""
+    if place.http_token and not token:
+        raise ConfigError(f"{place.http_token} holds no token: write some random text into it")
     certificate, clients = (
-        Path(x).expanduser() if x and secure else None for x in (guards.certificate, guards.clients)
+        Path(x).expanduser() if x and secure else None for x in (place.http_certificate, place.http_clients)
     )
-    return {"public": guards.public, "token": token, "certificate": certificate, "clients": clients}
+    return {"public": place.public, "token": token, "certificate": certificate, "clients": clients}

@@ -19,9 +19,11 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import fields
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from lightning_async.cli.place import Place, read_place
 from lightning_async.config import read_config
 from lightning_async.errors import AsyncWANError, ConfigError
 
@@ -31,8 +33,7 @@ if TYPE_CHECKING:
 STDIN = 0
 LONGEST_LINE_BYTES = 2**20
 log = logging.getLogger(__name__)
-KEPT = ("keep_journal", "snapshot_every_s", "snapshot_every_versions")  # of the state_dir
-KEYS = {"config", "address", "state_dir", *KEPT, "events", "run", "public", "keys", "validation"}
+KEYS = {"config", *(field.name for field in fields(Place))}
 
 
 class Owner:
@@ -108,23 +109,10 @@ def run() -> int:
 
 def _open(line: str) -> Hosted:
     order = _order(line)
-    config = read_config(order.get("config", {}))
-    from lightning_async.cli.doors import Guards
+    config, place = read_config(order.pop("config", {})), read_place(order)
     from lightning_async.cli.hosting import host  # imports torch; what is wrong above is said before
-    from lightning_async.server.keeper import EVERY_S
 
-    return host(
-        config,
-        str(order.get("run") or "embedded"),
-        str(order.get("address") or "tcp://127.0.0.1:0"),
-        state_dir=order.get("state_dir"),
-        keep=order.get("keep_journal") is True,
-        snapshot_every_s=float(order.get("snapshot_every_s", EVERY_S)),
-        snapshot_every_versions=int(order.get("snapshot_every_versions", 0)),
-        events=order.get("events"),
-        guards=Guards(public=order.get("public") is True, keys=order.get("keys")),
-        validation=order.get("validation"),
-    )
+    return host(config, place)
 
 
 def _order(line: str) -> dict[str, Any]:

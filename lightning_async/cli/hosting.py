@@ -10,13 +10,14 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from types import TracebackType
 
-from lightning_async.cli.doors import Guards, listening
+from lightning_async.cli.doors import listening
 from lightning_async.cli.owner import private_of
+from lightning_async.cli.place import Place
 from lightning_async.config import RunConfig
 from lightning_async.errors import ConfigError
+from lightning_async.keeping import StateDir
 from lightning_async.persistence import Lock
 from lightning_async.server import Coordinator, Keeper, Service
-from lightning_async.server.keeper import EVERY_S
 from lightning_async.server.private import Private
 from lightning_async.server.recorder import Recorder
 from lightning_async.server.recovery import recorded
@@ -58,39 +59,23 @@ class Hosted:
                 self._lock.close()
 
 
-def host(
-    config: RunConfig,
-    run: str,
-    address: str,
-    *,
-    state_dir: str | None = None,
-    events: str | None = None,
-    guards: Guards = Guards(),  # noqa: B008  frozen
-    validation: str | None = None,
-    metrics: str | None = None,
-    keep: bool = False,
-    snapshot_every_s: float = EVERY_S,
-    snapshot_every_versions: int = 0,
-) -> Hosted:
-    """A server of `config` that listens at `address`, or at several with commas between them, and lets in whom `guards`
-    say. Raises CallerError for whatever cannot be used.
-
-    `keep`: the journal in `state_dir` forgets nothing, so that `lightning-async replay` can begin at the beginning.
-    """
+def host(config: RunConfig, place: Place) -> Hosted:
+    """A server of `config` that listens at `place.address`. Raises CallerError for whatever cannot be used; nothing
+    listens then, and no state_dir is taken."""
     with ExitStack() as undo:
-        folder = _folder(state_dir) if state_dir else None
+        kept = place.kept
+        folder = _folder(kept.path) if kept is not None else None
         lock = undo.enter_context(closing(_locked(folder))) if folder is not None else None
-        private = private_of(folder, validation)
-        sinks: list[Sink] = [JsonLines(_file(events))] if events else []
-        sinks += [Prometheus(_file(metrics))] if metrics else []
-        if folder is None:
-            coordinator = Coordinator(config, run, private, secrets.token_hex(16))
-            return Hosted(Service(coordinator, listening(address, guards), sinks))
-        recorder = undo.enter_context(closing(_recorded(config, run, folder, private, keep)))
-        every = snapshot_every_versions or None
-        keeper = Keeper(folder, snapshot_every_s, every_versions=every, commits=recorder.commits, prunes=not keep)
-        listener = listening(address, guards)
-        service = Service(recorder.coordinator, listener, sinks, keeper=keeper, recorder=recorder)
+        private = private_of(folder, place.validation)
+        sinks: list[Sink] = [JsonLines(_file(place.events))] if place.events else []
+        sinks += [Prometheus(_file(place.metrics))] if place.metrics else []
+        if kept is None or folder is None:
+            coordinator = Coordinator(config, place.run, private, secrets.token_hex(16))
+            return Hosted(Service(coordinator, listening(place), sinks))
+        recorder = undo.enter_context(closing(_recorded(config, place.run, folder, private, kept.keep_journal)))
+        service = Service(
+            recorder.coordinator, listening(place), sinks, keeper=_keeper(folder, kept, recorder), recorder=recorder
+        )
         undo.pop_all()
         return Hosted(service, lock)
 
@@ -128,6 +113,16 @@ def _recorded(config: RunConfig, run: str, folder: Path, private: Private, keeps
     if found.version >= 0:
         log.info("going on with run %r at version %d, from %s", found.name, found.version, folder)
     return recorder
+
+
+def _keeper(folder: Path, kept: StateDir, recorder: Recorder) -> Keeper:
+    return Keeper(
+        folder,
+        kept.snapshot_every_s,
+        every_versions=kept.snapshot_every_versions or None,
+        commits=recorder.commits,
+        prunes=not kept.keep_journal,
+    )
 
 
 def _file(text: str) -> Path:

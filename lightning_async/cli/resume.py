@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lightning_async.cli import serve
 from lightning_async.cli.options import add_fields, given
+from lightning_async.cli.place import Place
 from lightning_async.errors import ConfigError
 
 
@@ -19,7 +20,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "updates that were acknowledged are given up"
     )  # fmt: skip
     serve.add_supervision(parser)
-    add_fields(parser, serve.Place, "place", without={"state_dir", "run"})
+    add_fields(parser, Place, "place", without={"state_dir", "run"})
 
 
 def run(args: argparse.Namespace) -> int:
@@ -34,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
         coordinator = read_run(args.state)
         print(f"{coordinator!r}\nrun {name!r} with {config}")
         return 0
-    place = serve.Place(**given(args, serve.Place))
+    place = Place(**given(args, Place))
     return serve.served(config, replace(place, state_dir=str(args.state), run=name), args)
 
 

@@ -9,13 +9,14 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from lightning_async.cli import supervise
 from lightning_async.cli.options import add_fields, given
+from lightning_async.cli.place import Place, read_place
 from lightning_async.config import MODES, RunConfig, read_config
 from lightning_async.errors import ConfigError
 
@@ -25,48 +26,6 @@ if TYPE_CHECKING:
 LINE_S = 5.0  # between two lines of the log that say how the run is going
 LINGER_S = 5.0  # a run that is over is served for this long after its last worker has left
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where a run is served and what is kept of it.
-
-    Args:
-        address: where workers dial. Port 0 takes a free one, see the line that is printed. Several have commas between
-            them: tcp://127.0.0.1:5555,http://127.0.0.1:8080 also serves networks that let only HTTP pass.
-        http_token: file with the text that callers over http and https must have, in their $LIGHTNING_ASYNC_HTTP_TOKEN.
-        http_certificate: PEM file with the chain and key for https.
-        http_clients: PEM file; callers over https must have a certificate that it has signed.
-        keys: folder of the server's keys (`lightning-async keys server`): everything is encrypted, and only keys of
-            its list come in. Beyond this machine they are needed, and ~/.config/lightning_async/server is looked for.
-        public: listen beyond this machine without keys: whoever reaches the port may join and read, and nothing is
-            encrypted. Only inside a network that you trust.
-        state_dir: folder in which the run survives: a journal of everything that was acknowledged, and snapshots. A
-            server that is started on one goes on where the last one was, however that ended (docs/durability.md).
-        keep_journal: forget nothing that is in the journal, for `lightning-async replay`; else what a snapshot holds.
-        snapshot_every_s: seconds between two snapshots while anything changes.
-        snapshot_every_versions: versions between two snapshots, if that comes first; 0: only time counts.
-        events: file that gets one JSON object per event, appended.
-        metrics: file with the run's metrics in Prometheus' text form, replaced every few seconds.
-        validation: "module:function", also from the current folder: gives an update that you trust, for zeno
-            (docs/aggregation.md).
-        run: name of the run, for logs and `status`.
-    """
-
-    address: str = "tcp://127.0.0.1:5555"
-    http_token: str | None = None
-    http_certificate: str | None = None
-    http_clients: str | None = None
-    keys: str | None = None
-    public: bool = False
-    state_dir: str | None = None
-    keep_journal: bool = False
-    snapshot_every_s: float = 30.0
-    snapshot_every_versions: int = 0
-    events: str | None = None
-    metrics: str | None = None
-    validation: str | None = None
-    run: str = "run"
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -118,23 +77,9 @@ def attended(config: RunConfig, place: Place, supervisor: int | None) -> int:
     attendant = Attendant(supervisor)
     signal.signal(signal.SIGINT, attendant.signalled)
     signal.signal(signal.SIGTERM, attendant.signalled)
-    from lightning_async.cli.doors import Guards
     from lightning_async.cli.hosting import host  # imports torch; what is wrong above is said before
 
-    guards = Guards(place.public, place.keys, place.http_token, place.http_certificate, place.http_clients)
-    with host(
-        config,
-        place.run,
-        place.address,
-        state_dir=place.state_dir,
-        events=place.events,
-        guards=guards,
-        validation=place.validation,
-        metrics=place.metrics,
-        keep=place.keep_journal,
-        snapshot_every_s=place.snapshot_every_s,
-        snapshot_every_versions=place.snapshot_every_versions,
-    ) as hosted:
+    with host(config, place) as hosted:
         print(join_line(hosted.service.address), flush=True)
         hosted.serve(lambda: attendant.why_stop(hosted, time.monotonic()), lambda: False)
         log.info("%r", hosted.service.coordinator)
@@ -163,14 +108,7 @@ def configured(file: Mapping[str, Any], flags: Mapping[str, Any]) -> tuple[RunCo
     values = {**file, **flags}
     own = {field.name for field in fields(Place)}
     config = read_config({key: value for key, value in values.items() if key not in own})
-    place = Place(**{key: value for key, value in values.items() if key in own})
-    for field in fields(Place):
-        value = getattr(place, field.name)
-        if isinstance(field.default, float) and type(value) is int:
-            continue
-        if not isinstance(value, type(field.default)) and not (field.default is None and isinstance(value, str)):
-            raise ConfigError(f"{field.name}: got {value!r}, expected a value like {field.default!r}")
-    return config, place
+    return config, read_place({key: value for key, value in values.items() if key in own})
 
 
 def join_line(address: str) -> str:

@@ -15,11 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lightning_async.keeping import SNAPSHOT_EVERY_S
 from lightning_async.persistence import Commits, Snapshot, journal_needed_after, write
 from lightning_async.server import live, memory
 from lightning_async.server.run import Run
 
-EVERY_S = 30.0
 DURABLE_S = 0.5  # how often a snapshot that waits for its last record looks whether anybody still wants it
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Keeper:
     def __init__(
         self,
         folder: Path,
-        every_s: float = EVERY_S,
+        every_s: float = SNAPSHOT_EVERY_S,
         store: Callable[[Path, Snapshot], Path] = write,
         *,
         every_versions: int | None = None,

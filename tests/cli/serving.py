@@ -9,8 +9,8 @@ from pathlib import Path
 
 from eventually import ENOUGH_S
 
-from lightning_async.cli.doors import Guards
 from lightning_async.cli.hosting import Hosted, host
+from lightning_async.cli.place import Place
 from lightning_async.config import RunConfig
 
 
@@ -18,8 +18,8 @@ from lightning_async.config import RunConfig
 def served(config: RunConfig, keys: Path | None = None, state: Path | None = None) -> Iterator[Hosted]:
     """It, on a loopback port, until the block ends; then it has ended, too."""
     ending: list[str] = []
-    guards = Guards(keys=None if keys is None else str(keys))
-    hosted = host(config, "run", "tcp://127.0.0.1:0", state_dir=None if state is None else str(state), guards=guards)
+    folders = {"keys": None if keys is None else str(keys), "state_dir": None if state is None else str(state)}
+    hosted = host(config, Place(address="tcp://127.0.0.1:0", **folders))
     thread = threading.Thread(target=hosted.serve, args=(lambda: "".join(ending), lambda: True), daemon=True)
     with hosted:
         thread.start()

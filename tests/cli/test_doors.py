@@ -10,7 +10,8 @@ from certificates import certificate
 from eventually import ENOUGH_S
 
 from lightning_async import transport
-from lightning_async.cli.doors import Guards, listening
+from lightning_async.cli.doors import listening
+from lightning_async.cli.place import Place
 from lightning_async.errors import ConfigError
 from lightning_async.transport.several import Several
 
@@ -23,8 +24,9 @@ def told(tmp_path: Path, text: str = "some random text\n", mode: int = 0o600) ->
 
 
 def test_several_addresses_with_a_token_for_http(tmp_path: Path) -> None:
-    guards = Guards(token=told(tmp_path), certificate=str(certificate()))
-    with closing(listening("tcp://127.0.0.1:0, http://127.0.0.1:0,https://127.0.0.1:0", guards)) as listener:
+    address = "tcp://127.0.0.1:0, http://127.0.0.1:0,https://127.0.0.1:0"
+    place = Place(address=address, http_token=told(tmp_path), http_certificate=str(certificate()))
+    with closing(listening(place)) as listener:
         assert isinstance(listener, Several)
         assert [address.partition(":")[0] for address in listener.addresses] == ["tcp", "http", "https"]
         known = {"token": "some random text"}
@@ -37,7 +39,7 @@ def test_several_addresses_with_a_token_for_http(tmp_path: Path) -> None:
 
 
 def test_one_address_is_what_it_was() -> None:
-    with closing(listening("tcp://127.0.0.1:0", Guards())) as listener:
+    with closing(listening(Place(address="tcp://127.0.0.1:0"))) as listener:
         assert not isinstance(listener, Several)
 
 
@@ -45,13 +47,13 @@ def test_when_one_cannot_be_used_none_is_left_open() -> None:
     with closing(transport.listen("tcp://127.0.0.1:0")) as taken:
         free = "http://127.0.0.1:0"
         with pytest.raises(ConfigError, match="cannot listen"):
-            listening(f"{free},{taken.address}", Guards())
+            listening(Place(address=f"{free},{taken.address}"))
 
 
 @pytest.mark.parametrize(("text", "mode", "says"), [("\n", 0o600, "holds no token"), ("x", 0o644, "others on this")])
 def test_a_token_that_cannot_be_used(text: str, mode: int, says: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=says):
-        listening("http://127.0.0.1:0", Guards(token=told(tmp_path, text, mode)))
+        listening(Place(address="http://127.0.0.1:0", http_token=told(tmp_path, text, mode)))
 
 
 def test_a_server_with_keys_has_no_http(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +63,7 @@ def test_a_server_with_keys_has_no_http(tmp_path: Path, monkeypatch: pytest.Monk
     assert main(["keys", "server"]) == 0
     keys = str(tmp_path / "lightning_async" / "server")
     with pytest.raises(ConfigError, match="takes nobody over HTTP"):
-        listening("tcp://127.0.0.1:0,http://127.0.0.1:0", Guards(keys=keys))
+        listening(Place(address="tcp://127.0.0.1:0,http://127.0.0.1:0", keys=keys))
 
 
 def test_where_one_address_needs_keys_all_have_the_same_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +72,7 @@ def test_where_one_address_needs_keys_all_have_the_same_door(tmp_path: Path, mon
 
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     assert main(["keys", "server"]) == 0
-    with closing(listening("tcp://127.0.0.1:0,tcp://*:0", Guards())) as listener:
+    with closing(listening(Place(address="tcp://127.0.0.1:0,tcp://*:0"))) as listener:
         assert isinstance(listener, Several)
         assert listener.door is not None
         assert all(each.door is listener.door for each in listener._all)

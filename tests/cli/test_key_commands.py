@@ -11,9 +11,9 @@ from eventually import ENOUGH_S, eventually
 from serving import served
 
 from lightning_async.cli import main as cli
-from lightning_async.cli.doors import Guards
 from lightning_async.cli.hosting import Hosted, host
 from lightning_async.cli.keys import seconds
+from lightning_async.cli.place import Place
 from lightning_async.cli.serve import configured
 from lightning_async.config import RunConfig
 from lightning_async.errors import ConfigError
@@ -172,14 +172,14 @@ def test_the_usual_keys_are_found_beyond_this_machine(
 ) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "nobody"))
     with pytest.raises(ConfigError, match=r"keys server.*invite"):
-        host(RunConfig(), "run", "tcp://127.0.0.2.example:0")
+        host(RunConfig(), Place(address="tcp://127.0.0.2.example:0"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(owner.home))
     assert server_dir().exists()
-    with host(RunConfig(), "run", "tcp://*:0") as hosted:
+    with host(RunConfig(), Place(address="tcp://*:0")) as hosted:
         assert hosted.service._listener.door is not None
-    with host(RunConfig(), "run", "tcp://*:0", guards=Guards(public=True)) as hosted:
+    with host(RunConfig(), Place(address="tcp://*:0", public=True)) as hosted:
         assert hosted.service._listener.door is None
-    with host(RunConfig(), "run", "tcp://127.0.0.1:0") as hosted:
+    with host(RunConfig(), Place(address="tcp://127.0.0.1:0")) as hosted:
         assert hosted.service._listener.door is None
 
 

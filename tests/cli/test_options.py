@@ -8,7 +8,7 @@ from dataclasses import fields
 import pytest
 
 from lightning_async.cli.options import add_fields, descriptions, given, reader
-from lightning_async.cli.serve import Place
+from lightning_async.cli.place import Place
 from lightning_async.config import RunConfig
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from eventually import ENOUGH_S
 from lightning_async.cli import main as cli
 from lightning_async.cli.hosting import Hosted, host
 from lightning_async.cli.owner import FILE, imported, private_of, token_in
+from lightning_async.cli.place import Place
 from lightning_async.cli.serve import configured
 from lightning_async.config import RunConfig
 from lightning_async.errors import ConfigError
@@ -29,7 +31,7 @@ TENSORS = [["w", [2], "float32", "parameter"]]
 @pytest.fixture
 def hosted(tmp_path: Path) -> Iterator[Hosted]:
     ending: list[str] = []
-    server = host(RunConfig(), "run", "tcp://127.0.0.1:0", state_dir=str(tmp_path / "state"))
+    server = host(RunConfig(), Place(address="tcp://127.0.0.1:0", state_dir=str(tmp_path / "state")))
     thread = threading.Thread(target=server.serve, args=(lambda: "".join(ending), lambda: True), daemon=True)
     with server:
         thread.start()
@@ -101,9 +103,9 @@ def test_a_validation_function_that_is_none_is_refused(text: str, said: str) -> 
 def test_zeno_is_served_with_a_function_from_the_file_and_refused_without(tmp_path: Path) -> None:
     config, place = configured({"aggregation": "zeno(rho=0.1)", "validation": "trusted_update:ones"}, {})
     assert imported(str(place.validation)) is trusted_update.ones
-    host(config, "run", "memory://zeno-with", validation=place.validation).service.close()
+    host(config, replace(place, address="memory://zeno-with")).service.close()
     with pytest.raises(ConfigError, match="got no validation function"):
-        host(config, "run", "memory://zeno-without")
+        host(config, replace(place, address="memory://zeno-without", validation=None))
 
 
 def test_the_owner_pardons_on_the_command_line(hosted: Hosted, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -16,7 +16,8 @@ from eventually import ENOUGH_S
 from ports import nobody
 
 from lightning_async.cli import main as cli
-from lightning_async.cli.serve import Place, configured, join_line, read_file
+from lightning_async.cli.place import Place
+from lightning_async.cli.serve import configured, join_line, read_file
 from lightning_async.cli.status import ask
 from lightning_async.config import RunConfig
 from lightning_async.errors import ConfigError, UnreachableError
@@ -205,6 +206,7 @@ def test_a_run_goes_on_from_its_state_dir(serve: Serve, tmp_path: Path) -> None:
     ("words", "said"),
     [
         (("--state-dir", "/proc/none"), "cannot keep a run in /proc/none"),
+        (("--state-dir", "/proc/none", "--snapshot-every-s", "0"), "snapshot_every_s: got 0.0"),
         (("--local-steps", "0"), "local_steps: got 0"),
         (("--mode", "sync", "--staleness", "adaptive"), "means staleness='fixed(bound=0)'"),
         (("--aggregation", "trimmed_mean(f=2)", "--quorum", "4"), "can never satisfy"),

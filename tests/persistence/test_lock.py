@@ -12,6 +12,7 @@ import pytest
 from children import Children
 
 from lightning_async.cli.hosting import host
+from lightning_async.cli.place import Place
 from lightning_async.config import RunConfig
 from lightning_async.errors import ConfigError
 from lightning_async.persistence import Lock, LockedError
@@ -51,19 +52,19 @@ def test_a_file_system_without_locks_is_said(
 
 
 def test_two_servers_do_not_share_a_state_dir(tmp_path: Path) -> None:
-    place, state_dir = "memory://lock-{}", str(tmp_path / "state")
-    with host(RunConfig(), "run", place.format(1), state_dir=state_dir):
+    address, state_dir = "memory://lock-{}", str(tmp_path / "state")
+    with host(RunConfig(), Place(address=address.format(1), state_dir=state_dir)):
         with pytest.raises(LockedError, match="another server keeps its run in"):
-            host(RunConfig(), "run", place.format(2), state_dir=state_dir)
-        with host(RunConfig(), "run", place.format(3), state_dir=str(tmp_path / "other")):
+            host(RunConfig(), Place(address=address.format(2), state_dir=state_dir))
+        with host(RunConfig(), Place(address=address.format(3), state_dir=str(tmp_path / "other"))):
             pass
-    with host(RunConfig(), "run", place.format(4), state_dir=state_dir):
+    with host(RunConfig(), Place(address=address.format(4), state_dir=state_dir)):
         pass
 
 
 def test_a_server_that_does_not_come_up_lets_go(tmp_path: Path) -> None:
     state_dir = str(tmp_path)
     with pytest.raises(ConfigError, match="expected one that begins with tcp"):
-        host(RunConfig(), "run", "nowhere", state_dir=state_dir)
-    with host(RunConfig(), "run", "memory://lock-5", state_dir=state_dir):
+        host(RunConfig(), Place(address="nowhere", state_dir=state_dir))
+    with host(RunConfig(), Place(address="memory://lock-5", state_dir=state_dir)):
         pass

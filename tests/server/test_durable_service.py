@@ -16,6 +16,7 @@ from eventually import ENOUGH_S, eventually
 from room import BUFFERS, LAYOUT, START, TENSORS, raw
 
 from lightning_async.cli.hosting import host
+from lightning_async.cli.place import Place
 from lightning_async.config import RunConfig
 from lightning_async.errors import ConfigError
 from lightning_async.persistence import JournalError, SnapshotError, commits, journal, write
@@ -257,7 +258,7 @@ def test_a_folder_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
     file.write_text("x")
     for folder in (file, Path("/proc/none")):
         with pytest.raises(ConfigError, match=r"cannot keep a run in .* Make room there or make it writable"):
-            host(RunConfig(), "run", "memory://nowhere", state_dir=str(folder))
+            host(RunConfig(), Place(address="memory://nowhere", state_dir=str(folder)))
 
 
 def test_a_disk_that_is_full_from_the_start_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,7 +267,7 @@ def test_a_disk_that_is_full_from_the_start_is_refused(tmp_path: Path, monkeypat
 
     monkeypatch.setattr("lightning_async.persistence.journal.Journal.append", full)
     with pytest.raises(ConfigError, match=r"No space left on device\. Make room there"):
-        host(RunConfig(), "run", "memory://nowhere", state_dir=str(tmp_path / "state"))
+        host(RunConfig(), Place(address="memory://nowhere", state_dir=str(tmp_path / "state")))
 
 
 def test_a_snapshot_that_cannot_be_written_is_tried_again(

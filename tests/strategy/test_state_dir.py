@@ -62,3 +62,11 @@ def test_the_strategy_takes_both() -> None:
 def test_what_cannot_be_is_said(values: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(values))):
         StateDir("x", **values)
+
+
+@pytest.mark.parametrize(
+    ("order", "said"), [({"publc": True}, "must be an object of"), ({"public": "no"}, "public: got 'no'")]
+)
+def test_an_order_that_cannot_be_is_said(order: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        child._open(json.dumps(order))

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from cuts import Tunnel
 from eventually import ENOUGH_S, eventually
 from ports import free_address
 from processes import Program, address_of, results, script, serve
+from tunnel import Tunnel
 
 from lightning_async.cli.status import ask
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from cuts import Tunnel
 from eventually import eventually
 from torch import Tensor, nn
+from tunnel import Tunnel
 
 from lightning_async.codecs import codec
 from lightning_async.config import RunConfig

@@ -14,7 +14,7 @@ import pytest
 import zmq
 from eventually import ENOUGH_S, eventually
 from ports import nobody
-from tcp_proxy import Proxy
+from tunnel import Tunnel
 
 from lightning_async.errors import CallerError, ConfigError, NetworkError
 from lightning_async.transport import zeromq, zeromq_endpoint
@@ -105,8 +105,8 @@ def test_a_plain_request_socket_gets_an_answer(listener):
 
 @pytest.mark.parametrize("sizes", [(0, 100, 255, 256, 300_000), (10,) * 50, (5_000_000,)])
 def test_bytes_are_those_on_the_line(listener, dial, sizes):
-    with Proxy(listener.address) as proxy:
-        connection = dial(proxy.url)
+    with Tunnel(listener.address) as tunnel:
+        connection = dial(tunnel.url)
         rounds = max(1, 300_000 // sum(sizes))
         for _ in range(rounds):
             connection.send([bytes(size) for size in sizes])
@@ -114,29 +114,29 @@ def test_bytes_are_those_on_the_line(listener, dial, sizes):
             assert listener.send(peer, frames)
             assert connection.receive(WAIT_S) is not None
         counted = connection.traffic()
-        assert counted.sent_bytes == pytest.approx(proxy.up_bytes, rel=0.01)
-        assert counted.received_bytes == pytest.approx(proxy.down_bytes, rel=0.01)
+        assert counted.sent_bytes == pytest.approx(tunnel.up_bytes, rel=0.01)
+        assert counted.received_bytes == pytest.approx(tunnel.down_bytes, rel=0.01)
 
 
 def test_a_line_that_is_cut_comes_back(listener, dial):
-    with Proxy(listener.address) as proxy:
-        connection = dial(proxy.url)
+    with Tunnel(listener.address) as tunnel:
+        connection = dial(tunnel.url)
         assert is_served(listener, connection)
-        proxy.cut()
+        tunnel.cut()
         eventually(lambda: _served_soon(listener, connection))
-        assert proxy.connections >= 2
+        assert tunnel.connections >= 2
 
 
 def test_a_frame_beyond_the_limit_ends_its_connection_before_it_is_stored():
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(contextlib.closing(zeromq.listen(LOOPBACK, largest_message_bytes=10_000)))
-        proxy = stack.enter_context(Proxy(listener.address))
-        large = stack.enter_context(contextlib.closing(zeromq.connect(proxy.url)))
+        tunnel = stack.enter_context(Tunnel(listener.address))
+        large = stack.enter_context(contextlib.closing(zeromq.connect(tunnel.url)))
         large.send([bytes(10_000_000)])
         other = stack.enter_context(contextlib.closing(zeromq.connect(listener.address)))
         assert is_served(listener, other)
-        eventually(lambda: listener.receive(0.02) is not None or proxy.connections > 1)
-        assert proxy.connections > 1  # it was dropped, and dials again
+        eventually(lambda: listener.receive(0.02) is not None or tunnel.connections > 1)
+        assert tunnel.connections > 1  # it was dropped, and dials again
         assert is_served(listener, other)
 
 
@@ -304,16 +304,17 @@ def test_zmtp_heartbeats_would_end_a_slow_upload(monkeypatch, heartbeats):
         monkeypatch.setattr(Endpoint, "_configure", with_heartbeats)
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(contextlib.closing(zeromq.listen(LOOPBACK)))
-        proxy = stack.enter_context(Proxy(listener.address, rate=4e6))
-        connection = stack.enter_context(contextlib.closing(zeromq.connect(proxy.url)))
+        tunnel = stack.enter_context(Tunnel(listener.address))
+        tunnel.up_rate = 4e6
+        connection = stack.enter_context(contextlib.closing(zeromq.connect(tunnel.url)))
         connection.send([b"hello"])
         assert listener.receive(WAIT_S) is not None
         connection.send([bytes(16_000_000)])
         arrived = None
-        while arrived is None and proxy.connections == 1:  # four seconds; pytest ends an endless wait
+        while arrived is None and tunnel.connections == 1:  # four seconds; pytest ends an endless wait
             arrived = listener.receive(0.1)
         assert (arrived is None) is heartbeats
-        assert (proxy.connections > 1) is heartbeats
+        assert (tunnel.connections > 1) is heartbeats
 
 
 def test_a_queue_that_is_read_never_fills():

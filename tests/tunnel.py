@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 
 
 class Tunnel:
-    """Forwards `url` to `target`. While it holds, connections stand but nothing passes.
+    """Forwards `url` to `target`. While it holds, connections stand but nothing passes. What passes is counted before
+    it arrives.
 
     `up_rate` is how many bytes per second go up, None: as many as come. It may be changed at any time.
     """
@@ -85,11 +86,11 @@ class Tunnel:
                 rate = self.up_rate
                 if up and rate is not None:
                     self._over.wait(len(data) / rate)
-                sink.sendall(data)
                 if up:
                     self.up_bytes += len(data)
                 else:
                     self.down_bytes += len(data)
+                sink.sendall(data)
         for line in (source, sink):
             with contextlib.suppress(OSError):
                 line.shutdown(socket.SHUT_RDWR)

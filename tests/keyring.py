@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lightning_async.transport import allowed
 from lightning_async.transport.allowed import Caller
-from lightning_async.transport.keys import Key, Pair, write_key, write_server
+from lightning_async.transport.keys import Key, Pair, write_key, write_private, write_server
 from lightning_async.transport.zeromq_curve import new_pair
 
 
@@ -35,3 +35,10 @@ class Keyring:
 
     def revoke(self, name: str) -> None:
         allowed.revoke(self.folder, name)
+
+    def edit(self, before: str, after: str) -> None:
+        """What the server's owner does with a text editor."""
+        path = self.folder / allowed.FILE
+        text = path.read_text()
+        assert before in text
+        write_private(path, text.replace(before, after))

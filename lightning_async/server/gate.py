@@ -8,6 +8,7 @@ journal.
 from __future__ import annotations
 
 from lightning_async.server.admission import Refusal
+from lightning_async.server.members import Member
 from lightning_async.transport.allowed import REVOKED, STRANGER, Caller
 from lightning_async.transport.door import Door
 from lightning_async.wire import messages as m
@@ -35,9 +36,10 @@ class Gate:
     def is_owner(self, peer: bytes) -> bool:
         return self.door.caller(peer).role == "owner"
 
-    def is_out(self, peer: bytes) -> bool:
-        """Whether whoever speaks through `peer` has no business here any more."""
-        return self.door.caller(peer).role in ("", REVOKED)
+    def is_out(self, member: Member) -> bool:
+        """Whether this member, as it is in the run, could not come in again as the list is now."""
+        again = m.Hello(worker=member.name, instance=member.instance, role=member.role)
+        return bool(_wrong(self.door.caller(member.peer), again))
 
 
 def _kind(caller: Caller) -> str:

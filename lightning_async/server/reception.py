@@ -79,10 +79,10 @@ class Reception:
             return m.Refused(reason=reason.value, detail=str(error))
 
     def shown_out(self, members: Iterable[Member]) -> list[str]:
-        """The members whose key has been revoked since the last call; looks only when the list has changed."""
+        """The members whose key the list lets in no more as what they are; looks only when the list has changed."""
         if self._gate is None or self._door is None or not self._door.refresh():
             return []
-        return [member.name for member in members if member.alive and self._gate.is_out(member.peer)]
+        return [member.name for member in members if member.alive and self._gate.is_out(member)]
 
     def completed(self, envelope: Envelope) -> Envelope:
         """A report says beside the run's state what was turned away at the door."""

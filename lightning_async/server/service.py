@@ -193,10 +193,10 @@ class Service:
         self._perform(self._brain.pardon(name, self._now()))
 
     def _show_out(self) -> None:
-        """Members whose key was revoked are counted out at once; what they say next is refused."""
+        """Members whose key was revoked, or lost its role or name, are counted out at once."""
         names = self._reception.shown_out(self.coordinator.run.members)
         if names:
-            self._perform(self._brain.expel(names, "its key was revoked", self._now()))
+            self._perform(self._brain.expel(names, "the list of keys lets it in no more", self._now()))
 
     def _pardon(self, worker: str, asked: Future[None]) -> None:
         try:

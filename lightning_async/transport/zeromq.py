@@ -28,12 +28,13 @@ import zmq
 from lightning_async.errors import ConfigError, NetworkError
 from lightning_async.transport.addresses import EVERYWHERE, Address, is_literal, is_loopback, listening, parse
 from lightning_async.transport.base import Connection, Count, Frame, Listener, Traffic
-from lightning_async.transport.door import Door
+from lightning_async.transport.door import PLACE_BYTES, Door, place
 from lightning_async.transport.keys import KEY_BYTES, Key
 from lightning_async.transport.zeromq_connections import Connections
 from lightning_async.transport.zeromq_curve import (
     FRAME_BYTES,
     Doorkeeper,
+    host_of,
     key_of,
     line_of,
     secure_client,
@@ -100,7 +101,7 @@ def _wire_bytes(frames: Sequence[Frame], more: int = 0) -> int:
 
 
 class ZeroMQListener(Listener):
-    """The server's ROUTER. A peer is the routing id that ZeroMQ gave to its connection, and its key behind that."""
+    """The server's ROUTER. A peer is the routing id that ZeroMQ gave to its connection; then its place, and its key."""
 
     def __init__(self, address: Address, queue: int, largest_message_bytes: int, door: Door | None) -> None:
         self._port = listening(address)
@@ -139,7 +140,7 @@ class ZeroMQListener(Listener):
         if waiting and waiting + sum(map(len, plain)) > ROOM * self._largest_bytes:
             return False  # it does not read
         try:
-            address = peer if self.door is None else peer[:-KEY_BYTES]
+            address = peer if self.door is None else peer[: -KEY_BYTES - PLACE_BYTES]
             self._end.send([address, *plain], partial(self._outgoing.note, peer))
         except zmq.ZMQError as error:
             if error.errno in (zmq.EAGAIN, zmq.EHOSTUNREACH):
@@ -174,7 +175,7 @@ class ZeroMQListener(Listener):
             return peer
         key = key_of(message[-1])
         self._connections.note(line_of(message[-1]), key, _wire_bytes(frames, FRAME_BYTES))
-        return peer + key if frames and len(key) == KEY_BYTES else b""
+        return peer + place(host_of(message[-1])) + key if frames and len(key) == KEY_BYTES else b""
 
     def _fits(self, peer: bytes, frames: Sequence[Frame]) -> bool:
         sizes = [len(frame) for frame in frames]

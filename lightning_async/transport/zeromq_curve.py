@@ -24,7 +24,7 @@ from lightning_async.transport.zeromq_connections import LOOK_S, Connections
 ZAP_ADDRESS = "inproc://zeromq.zap.01"
 DOMAIN = b"lightning_async"
 FRAME_BYTES = 33  # of a CURVE message beside its content: name, nonce, flags, authenticator
-USER_ID = "User-Id"
+USER_ID, PEER_ADDRESS = "User-Id", "Peer-Address"
 log = logging.getLogger(__name__)
 
 
@@ -54,6 +54,13 @@ def key_of(frame: zmq.Frame) -> bytes:
     with contextlib.suppress(zmq.ZMQError, ValueError):
         return bytes.fromhex(str(frame.get(USER_ID)))
     return b""
+
+
+def host_of(frame: zmq.Frame) -> str:
+    """The address that `frame` came from; empty where ZeroMQ does not say."""
+    with contextlib.suppress(zmq.ZMQError):
+        return str(frame.get(PEER_ADDRESS))
+    return ""
 
 
 def line_of(frame: zmq.Frame) -> int:
@@ -105,15 +112,15 @@ class Doorkeeper:
 
     def _answer(self, request: Sequence[bytes]) -> None:
         at = list(request).index(b"") + 1
-        version, number, _, _, _, mechanism, *proved = request[at:]
+        version, number, _, host, _, mechanism, *proved = request[at:]
         key = proved[0] if mechanism == b"CURVE" and len(proved) == 1 else b""
-        good = bool(key) and self._knock(key)
+        good = bool(key) and self._knock(key, host.decode(errors="replace"))
         status = [b"200", b"", key.hex().encode(), b""] if good else [b"400", b"not on the list", b"", b""]
         self._socket.send_multipart([*request[:at], version, number, *status])
 
-    def _knock(self, key: bytes) -> bool:
+    def _knock(self, key: bytes, host: str) -> bool:
         try:
-            return self._door.knock(key)
+            return self._door.knock(key, host)
         except Exception:  # whatever it is, nobody comes in by it, and the next one is asked again
             log.exception("a key could not be judged, so it was not let in")
             return False

@@ -14,7 +14,9 @@ import zmq
 from eventually import ENOUGH_S, eventually
 from keyring import Keyring
 
-from lightning_async.transport import conduct, zeromq, zeromq_connections, zeromq_endpoint
+from lightning_async.transport import conduct, invitations, zeromq, zeromq_connections, zeromq_endpoint
+from lightning_async.transport.allowed import STRANGER, Caller
+from lightning_async.transport.door import place
 from lightning_async.transport.keys import Key
 
 LOOPBACK = "tcp://127.0.0.1:0"
@@ -73,14 +75,14 @@ class Honest:
 
 
 @contextlib.contextmanager
-def raw(address: str, key: Key) -> Iterator[zmq.Socket[bytes]]:
-    """A client that keeps to no rules of ours."""
+def raw(address: str, key: Key, host: str = "127.0.0.1") -> Iterator[zmq.Socket[bytes]]:
+    """A client that keeps to no rules of ours, and comes from `host`."""
     with zmq.Context() as context, context.socket(zmq.DEALER) as line:
         line.linger = 0
         line.sndhwm = 0
         line.curve_serverkey = key.server
         line.curve_publickey, line.curve_secretkey = key.pair.public, key.pair.secret
-        line.connect(address)
+        line.connect(address.replace("tcp://", f"tcp://{host}:0;"))
         yield line
 
 
@@ -229,7 +231,7 @@ def test_who_was_put_out_comes_in_again_later(honest: Honest, ring: Keyring, mon
     assert honest.door is not None
     monkeypatch.setattr(honest.door, "_clock", lambda: now[0])
     honest.door.refresh()
-    peer = b"12345" + eve.pair.public
+    peer = b"12345" + place("10.0.0.1") + eve.pair.public
     for _ in range(int(conduct.MOST_FORGIVEN) + 1):
         honest.door.blame(peer, "no message")
     assert not honest.door.knock(eve.pair.public)
@@ -238,8 +240,40 @@ def test_who_was_put_out_comes_in_again_later(honest: Honest, ring: Keyring, mon
     assert honest.door.hears(peer)
 
 
-def test_made_up_keys_share_one_record(honest: Honest, ring: Keyring) -> None:
+def test_made_up_keys_of_one_address_share_one_record(honest: Honest, ring: Keyring) -> None:
     assert honest.door is not None
     for _ in range(50):
-        honest.door.hears(b"12345" + ring.stranger().pair.public)
-    assert len(honest.door._conduct._rates) <= 2
+        honest.door.hears(b"12345" + place("10.0.0.1") + ring.stranger().pair.public)
+    assert len(honest.door._strangers) == 1
+
+
+@pytest.mark.usefixtures("strict")
+def test_a_hostile_stranger_does_not_use_up_what_the_invited_one_needs(ring: Keyring) -> None:
+    """While an invitation is open: over real lines, from two addresses of this machine."""
+    token = invitations.invite(ring.folder, Caller("", "worker"), 3600.0, time.time())
+    with Honest(ring) as honest, raw(honest.listener.address, ring.stranger(), "127.0.0.2") as line:
+        assert honest.door is not None
+        for _ in range(100):
+            line.send_multipart([b"", b"x"])
+        while not honest.count("put out"):
+            arrived = honest.listener.receive(0.1)
+            if arrived is not None:
+                assert not honest.door.hears(arrived[0]) or honest.door.caller(arrived[0]) is STRANGER
+            with contextlib.suppress(zmq.Again):
+                line.send_multipart([b"", b"x"], zmq.NOBLOCK)
+        key = ring.stranger()
+        with contextlib.closing(zeromq.connect(honest.listener.address, key=key)) as invited:
+            invited.send([b"", b"the invitation"])
+            said = (b"", [b"", b""])
+            while said[1][1] != b"the invitation":
+                said = honest.listener.receive(ENOUGH_S) or said
+            assert honest.door.hears(said[0]), "the other one is out, this one is not"
+            assert honest.door.enrol(said[0], token, "invited").name == "invited"
+
+
+def test_an_address_is_a_host_and_of_ipv6_a_network() -> None:
+    assert place("10.0.0.1") != place("10.0.0.2")
+    assert place("::ffff:10.0.0.1") == place("10.0.0.1"), "the same host at a socket that takes both"
+    assert place("2001:db8::1") == place("2001:db8::ffff:2") != place("2001:db8:0:1::1")
+    assert place("fe80::1%eth0") == place("fe80::2")
+    assert len({len(place(host)) for host in ("10.0.0.1", "::1", "", "nonsense")}) == 1

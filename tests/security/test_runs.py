@@ -15,12 +15,15 @@ from lightning_async import AsyncOptimizer
 from lightning_async.cli.status import ask
 from lightning_async.config import RunConfig
 from lightning_async.errors import ConfigError, RefusedError
+from lightning_async.layout import read_manifest
 from lightning_async.server import ServerThread
 from lightning_async.transport import connect
+from lightning_async.transport.base import Connection
 from lightning_async.transport.keys import Key
 from lightning_async.wire import messages as m
 from lightning_async.wire.frames import Envelope, pack, unpack
 
+LAYOUT = read_manifest([["w", [3], "float32", "parameter"]])
 pytestmark = pytest.mark.usefixtures("unhurried")
 
 
@@ -63,14 +66,16 @@ def step(model: torch.nn.Linear, optimizer: AsyncOptimizer) -> None:
 
 def said(server: ServerThread, key: Key, *requests: m.Request) -> list[m.Message]:
     """The answers to hand-made requests of one connection."""
-    answers = []
     with contextlib.closing(connect(server.address, key=key)) as line:
-        for number, request in enumerate(requests, 1):
-            line.send(pack(Envelope(number, request)))
-            frames = line.receive(ENOUGH_S)
-            assert frames is not None
-            answers.append(unpack(frames).message)
-    return answers
+        return [ask_over(line, number, request) for number, request in enumerate(requests, 1)]
+
+
+def ask_over(line: Connection, number: int, request: m.Request) -> m.Message:
+    """The answer to a hand-made request."""
+    line.send(pack(Envelope(number, request)))
+    frames = line.receive(ENOUGH_S)
+    assert frames is not None
+    return unpack(frames).message
 
 
 def test_a_worker_trains_under_the_name_of_its_key(
@@ -112,6 +117,41 @@ def test_who_is_revoked_is_counted_out_without_saying_a_word(
     assert ask(server.address, ENOUGH_S, watcher)["live"] == 1
     ring.revoke("alice")
     eventually(lambda: ask(server.address, ENOUGH_S, watcher)["live"] == 0)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("alice  worker", "alice  observer"), ("alice  worker", "alina  worker"), ("alice", "# alice")],
+)
+def test_who_is_no_worker_any_more_is_counted_out_while_it_beats_on(
+    ring: Keyring, server: ServerThread, before: str, after: str
+) -> None:
+    """A quorum does not wait for it, although it is heard all the time; as what it is now it may stay."""
+    watcher = ring.key("watcher", "observer")
+    hello = m.Hello(worker="alice", instance="1", digest=LAYOUT.digest, tensors=LAYOUT.manifest)
+    with contextlib.closing(connect(server.address, key=ring.key("alice"))) as line:
+        answers = [ask_over(line, 1, hello), ask_over(line, 2, m.Beat())]
+        assert [type(answer) for answer in answers] == [m.Welcome, m.Ack]
+        assert len(server.coordinator.run.members.voters()) == 1
+        ring.edit(before, after)
+        eventually(lambda: isinstance(ask_over(line, 3, m.Beat()), m.Refused))
+    report = said(server, watcher, m.Status())[0]
+    assert isinstance(report, m.Report)
+    assert report.state["live"] == 0
+    assert report.state["quorum"]["have"] == 0
+
+
+def test_an_edit_of_the_list_that_changes_nothing_of_a_worker_leaves_it_where_it_is(
+    ring: Keyring, server: ServerThread
+) -> None:
+    hello = m.Hello(worker="alice", instance="1", digest=LAYOUT.digest, tensors=LAYOUT.manifest)
+    with contextlib.closing(connect(server.address, key=ring.key("alice", workers=2))) as line:
+        assert isinstance(ask_over(line, 1, hello), m.Welcome)
+        bob, door = ring.key("bob"), server._service._listener.door
+        assert door is not None
+        known = lambda: bob.pair.public in door._allowed.callers and door._edition == door._allowed.edition  # noqa: E731
+        eventually(lambda: isinstance(ask_over(line, 2, m.Beat()), m.Ack) and known())
+        assert isinstance(ask_over(line, 3, m.Beat()), m.Ack)
 
 
 def test_a_forged_name_is_refused_and_changes_nothing(

@@ -34,3 +34,16 @@ def test_who_does_wrong_too_often_is_out_for_a_while() -> None:
 def test_a_mistake_now_and_then_is_forgiven() -> None:
     conduct = Conduct()
     assert not any(conduct.blame(KEY, i / FORGIVEN_S) for i in range(10 * int(MOST_FORGIVEN)))
+
+
+def test_no_more_than_so_many_are_remembered_and_the_forgotten_are_forgiven() -> None:
+    conduct = Conduct(most=10)
+    while not conduct.blame(KEY, 0.0):
+        pass
+    for number in range(9):
+        conduct.may_speak(b"%d" % number, 0.0)
+    assert conduct.is_out(KEY, 1.0)
+    for number in range(1000):
+        conduct.may_speak(b"%d" % number, 0.0)
+    assert len(conduct) == 10
+    assert not conduct.is_out(KEY, 1.0)

@@ -150,7 +150,10 @@ class Service:
             else:
                 if isinstance(envelope.message, Hello) and envelope.message.chunks:
                     self._freight.takers.add(peer)
+                before = self._name_of(peer)
                 self._handle(Received(peer, envelope))
+                if before and before != self._name_of(peer):
+                    self._freight.part_with(before)
         except FrameError as error:
             self._answer_damaged(peer, error)
         except Exception:

@@ -11,6 +11,7 @@ speaks through a peer, empty for nobody: what one owner sends or gets is never a
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +41,7 @@ class Freight:
     owner: who is at the other end of a peer.
     room: messages of one owner that may be under way here at a time; another one takes the oldest one's place.
     keep_s: how long the beginning of a message is kept, and the rest of one, when nothing is heard of it.
+    wanted: how many bytes a frame of a message with this request id may have here; 0: none of it is wanted.
     """
 
     def __init__(
@@ -49,8 +51,10 @@ class Freight:
         clock: Callable[[], float] = time.monotonic,
         room: int = 1,
         keep_s: float = 300.0,
+        wanted: Callable[[int], float] = lambda request: math.inf,
     ) -> None:
         self._send, self._owner, self._clock, self._room, self.keep_s = send, owner, clock, room, keep_s
+        self._wanted = wanted
         self.largest_bytes = LARGEST_BYTES
         self.takers: set[bytes] = set()  # peers that take chunks
         self.held = False  # nothing leaves: the other side does not know us
@@ -106,6 +110,8 @@ class Freight:
             self._told(peer, owner, envelope.id, part, now)
         elif owner and isinstance(part, Drop):
             self._gathered.get(owner, {}).pop(part.transfer, None)
+            if (cut := self._cuts.get(owner, {}).get(part.transfer)) is not None:
+                self._remove(owner, cut)
         return None
 
     def arriving(self) -> Iterator[tuple[bytes, Envelope]]:
@@ -119,6 +125,11 @@ class Freight:
         found = self._gathered.get(self._owner(peer), {})
         for name in [name for name, gathered in found.items() if gathered.envelope.id == request]:
             del found[name]
+
+    def part_with(self, owner: str) -> None:
+        """It has gone and will not complete anything: nothing that is its own is kept."""
+        for found in (self._cuts, self._gathered, self._done, self._speeds, self._peers):
+            found.pop(owner, None)
 
     def go_on(self) -> None:
         """The other side knows us (again): what went or came in part before is to be completed."""
@@ -212,14 +223,18 @@ class Freight:
             )
             return
         done.pop(offer.transfer, None)
+        most = min(self.largest_bytes, self._wanted(envelope.id))
+        if not most:
+            self._give(peer, Envelope(envelope.id, Drop(transfer=offer.transfer)))
+            return
         found = self._gathered.setdefault(owner, {})
         if offer.transfer not in found:
-            gathered = Gathered(envelope.id, offer, envelope.payload, self.largest_bytes, now)
+            gathered = Gathered(envelope.id, offer, envelope.payload, most, now)
             while len(found) >= self._room:
                 del found[next(iter(found))]
             found[offer.transfer] = gathered
         gathered, self._peers[owner] = found[offer.transfer], peer
-        gathered.round, gathered.heard_at = max(gathered.round, offer.round), now
+        gathered.round, gathered.heard_at = offer.round, now
         self._say(peer, gathered)
 
     def _came(self, peer: bytes, owner: str, envelope: Envelope, chunk: Chunk, now: float) -> list[memoryview] | None:

@@ -16,12 +16,12 @@ class Gathered:
     """What has come of an offered message. Raises FrameError for an offer that is none, or larger than
     `largest_bytes` a frame allow."""
 
-    def __init__(self, request: int, offer: Offer, payload: Sequence[Frame], largest_bytes: int, now: float) -> None:
+    def __init__(self, request: int, offer: Offer, payload: Sequence[Frame], largest_bytes: float, now: float) -> None:
         if len(payload) != 1 or len(payload[0]) > MAX_HEADER_BYTES or len(offer.transfer) > 64:
             raise FrameError("an offer without the header of its message", request)
         total = sum(offer.sizes)
         if min(offer.sizes, default=0) < 0 or not 0 < total <= 2 * largest_bytes or max(offer.sizes) > largest_bytes:
-            raise FrameError(f"got an offer of {total} bytes; {largest_bytes} a frame are taken here", request)
+            raise FrameError(f"got an offer of {total} bytes; {largest_bytes:.0f} a frame are taken here", request)
         self.header = bytes(payload[0])
         self.envelope = peek(self.header)  # without its payload
         if self.envelope.id != request or isinstance(self.envelope.message, PARTS):

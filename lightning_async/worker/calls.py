@@ -1,5 +1,5 @@
 """A link's requests under way: which of them were lost, what they tell of the line, and how many bytes may keep the
-other side from being heard."""
+other side from being heard, or come from it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 
 from lightning_async.telemetry import Ewma
 from lightning_async.transport.base import Frame
-from lightning_async.transport.freight import CUT_BYTES, Freight
+from lightning_async.transport.freight import CUT_BYTES, LARGEST_BYTES, Freight
 from lightning_async.transport.pace import SPAN_S
-from lightning_async.wire.messages import Beat, Pull, Reply, Request
+from lightning_async.wire.messages import Beat, Fetch, Pull, Push, Reason, Reply, Request
 
+AGAIN = {Reason.PROTOCOL.value, Reason.VERSION.value, Reason.INTERNAL.value}  # not read, or perhaps done in part
+MOST_REPEATS = 5  # of a request that was refused so, while nothing more of it arrives
+MOST_STATE = 16  # times the parameters: what an outer optimizer may remember
 Then = Callable[[Reply, tuple[Frame, ...]], None]
 
 
@@ -27,6 +30,7 @@ class Call:
     sent_at: float = 0.0
     gone_at: float = 0.0  # when all of it had left
     repeats: int = 0
+    there: int = 0  # bytes that had arrived when it was last refused, of one that goes in chunks
     alone: bool = False  # nothing but questions for parameters was under way when it was sent
     frames: list[Frame] = field(default_factory=list)
 
@@ -38,6 +42,14 @@ class Call:
         """Whether it was, when something that was sent after it has been answered at `now`."""
         held = self.message.wait_s if isinstance(self.message, Pull) else 0.0
         return now - self.gone_at > held + beat_s
+
+    def bears(self, reason: str, freight: Freight) -> bool:
+        """Whether it is sent again after a refusal for `reason`, which may be of a part that was altered on the way."""
+        cut = freight.leaving(self.id)
+        if cut is not None and cut.there > self.there:
+            self.repeats, self.there = 0, cut.there
+        self.repeats += 1
+        return reason in AGAIN and self.repeats <= MOST_REPEATS
 
 
 class Gauge:
@@ -60,6 +72,15 @@ class Gauge:
 def in_chunks(freight: Freight, request: int) -> bool:
     """Whether this request, or its answer, is on its way in chunks: they see to it themselves that all of them come."""
     return freight.leaving(request) is not None or any(envelope.id == request for _, envelope in freight.arriving())
+
+
+def most_wanted(call: Call | None, reply_bytes: int) -> int:
+    """Bytes that a frame of the answer to `call` may have, where the largest usual answer has `reply_bytes` (0: nobody
+    knows). Nothing comes in chunks that was not asked for, or whose answer is small."""
+    if call is None or not isinstance(call.message, Pull | Push | Fetch):
+        return 0
+    many = MOST_STATE if isinstance(call.message, Fetch) else 1
+    return max(CUT_BYTES, many * reply_bytes) if reply_bytes else LARGEST_BYTES
 
 
 def under_way(calls: Iterable[Call], freight: Freight, reply_bytes: float, bytes_per_s: float | None) -> float:

@@ -116,8 +116,9 @@ class Engine:
         return self._courier.welcome
 
     def _make_link(self, welcomed: Callable[[Welcome], None], heard: Callable[[Ack], None]) -> Link:
-        hello = self.identity.hello(self.name, self.shared.layout, self._claims)
-        dial, largest = (lambda: self.identity.dial(self._connect, self.address)), 4 * self.shared.layout.d
+        layout = self.shared.layout
+        hello = self.identity.hello(self.name, layout, self._claims)
+        dial, largest = (lambda: self.identity.dial(self._connect, self.address)), 4 * (layout.d + layout.b)
         return Link(dial, hello, welcomed, heard, self.address, largest, self.clock)
 
     def ask(self, message: Request, payload: tuple[Frame, ...] = ()) -> tuple[Reply, tuple[Frame, ...]]:

@@ -37,16 +37,14 @@ from lightning_async.wire.messages import (
 )
 from lightning_async.wire.parts import PARTS
 from lightning_async.wire.session import fits
-from lightning_async.worker.calls import Call, Gauge, Then, in_chunks, under_way
+from lightning_async.worker.calls import Call, Gauge, Then, in_chunks, most_wanted, under_way
 from lightning_async.worker.patience import REJOIN_FACTOR, join_patience_s, run_patience_s, silence_s
 
 HINT_S = 3.0
 HELLO_S = 3.0  # until a Hello without an answer is said again; then ever later
-AGAIN = {Reason.PROTOCOL.value, Reason.VERSION.value, Reason.INTERNAL.value}  # not read, or perhaps done in part
 CHECK = "Check that the server runs (`lightning-async status`), the address and port, and that a firewall lets TCP out"
 SERVER = b""  # the one peer of a link
 MOST_ARRIVING = 4  # answers that come in chunks at a time
-MOST_REPEATS = 5  # of a request that was refused so
 log = logging.getLogger(__name__)
 
 
@@ -79,7 +77,8 @@ class Link:
         self._patience_s = join_patience_s() if patience_s is None else patience_s
         self._run_patience_s, self._rejoin_patience_s = run_patience_s({}), rejoin_patience_s
         self.connection = dial()
-        self._freight = Freight(self._put, clock=clock, room=MOST_ARRIVING, keep_s=self._run_patience_s)
+        self._freight = Freight(self._put, clock=clock, room=MOST_ARRIVING, keep_s=self._run_patience_s,
+                                wanted=lambda id: most_wanted(self._calls.get(id), self._reply_bytes))  # fmt: skip
         self.joined = False
         self.gauge = Gauge()
         self._away = False  # since a redial or since the server forgot us
@@ -223,8 +222,7 @@ class Link:
             return
         if isinstance(reply, Refused) and reply.reason == Reason.KEY.value:
             raise RefusedError(reply.reason, f"{self._address} takes nothing from this worker: {reply.detail}")
-        if isinstance(reply, Refused) and reply.reason in AGAIN and call.repeats < MOST_REPEATS:
-            call.repeats += 1
+        if isinstance(reply, Refused) and call.bears(reply.reason, self._freight):
             self._send(call)
             return
         del self._calls[call.id]

@@ -441,6 +441,56 @@ def test_the_rest_of_an_answer_is_its_owners() -> None:
     assert line.far.leaving(1).peer == b"w1"
 
 
+def test_a_message_that_is_begun_anew_does_not_wait_for_its_earlier_rounds() -> None:
+    """Its sender had given it up, and its receiver had not heard of that."""
+    line, sent = Line(), message(3_000_000)
+    line.near.send(b"", sent)
+    line.until(lambda: line.sent_bytes[True] > 500_000)
+    for _ in range(30):
+        line.near.send(b"", sent)
+        line.advance(0.1)
+    line.near.cancel(1)
+    line.near.send(b"", sent)
+    assert line.until(lambda: line.came[True]) < 6.0
+    assert line.came[True] == [[bytes(frame) for frame in sent]]
+
+
+def test_what_its_receiver_has_no_use_for_is_not_sent_to_the_end() -> None:
+    line, answered = Line(), list[int]()
+    line.near._wanted = lambda request: 0 if request in answered else math.inf
+    line.far.send(b"w1", message(3_000_000))
+    line.until(lambda: line.sent_bytes[False] > 300_000)
+    line.near.forget(b"", 1)
+    answered.append(1)  # by another answer, which came whole
+    line.advance(1.0)
+    before = line.sent_bytes[False]
+    line.advance(60.0)
+    assert line.sent_bytes[False] == before < 1_000_000
+    assert line.far.leaving(1) is None
+    assert not line.came[False]
+
+
+def test_what_is_dropped_is_its_owners() -> None:
+    line = Line()
+    line.far.send(b"w1", message(1_000_000))
+    drop = Envelope(1, Drop(transfer=line.far.leaving(1).transfer))
+    line.far.take(b"x", drop)
+    assert line.far.leaving(1) is not None
+    line.far.take(b"w1", drop)
+    assert line.far.leaving(1) is None
+
+
+def test_nothing_is_kept_of_who_has_gone() -> None:
+    line = Line()
+    line.near.send(b"", message(3_000_000))
+    line.far.send(b"w1", message(1_000_000, request=2))
+    line.advance(0.5)
+    line.far.part_with("w")
+    assert list(line.far.arriving()) == []
+    assert line.far.leaving(2) is None
+    line.far.part_with("w")
+
+
 def test_a_full_queue_is_tried_again_later() -> None:
     line, full = Line(), [True]
     put = line.near._send

@@ -13,8 +13,8 @@ from town import DIGEST, TENSORS, D, Town
 from lightning_async.errors import ConfigError, RefusedError, UnreachableError
 from lightning_async.transport.faults import FaultyConnection, Script
 from lightning_async.wire import messages as m
+from lightning_async.worker import calls, patience
 from lightning_async.worker import link as link_module
-from lightning_async.worker import patience
 
 UPDATES = 40
 SILENCE_S = patience.SILENCE_SHARE * 20.0  # of the town's patience
@@ -153,7 +153,7 @@ def test_a_failure_that_stays_is_told_after_a_few_tries(
     answers = place.push(1)
     place.until(lambda: answers, 20.0)
     assert [answer.reason for answer in answers] == ["internal"]
-    assert len(tries) == 1 + link_module.MOST_REPEATS
+    assert len(tries) == 1 + calls.MOST_REPEATS
     assert place.parameters == [0.0] * D
 
 
@@ -251,7 +251,7 @@ def test_a_refusal_of_what_could_not_be_read_is_believed_in_the_end(town: Callab
     answers = place.push(1)
     place.until(lambda: answers, 5.0)
     assert isinstance(answers[0], m.Refused)
-    assert place.service.damaged == 1 + link_module.MOST_REPEATS
+    assert place.service.damaged == 1 + calls.MOST_REPEATS
 
 
 def test_a_refusal_at_the_door_is_raised(town: Callable[..., Town]) -> None:

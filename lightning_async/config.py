@@ -164,5 +164,15 @@ def contradictions(run: RunConfig, claims: Mapping[str, str]) -> list[str]:
     return [
         f"{name}: this worker was given {claimed}, the run has {values[name]!r}"
         for name, claimed in sorted(claims.items())
-        if name in values and repr(values[name]) != claimed
+        if name in values and not agree(values[name], claimed)
     ]
+
+
+def agree(value: Any, claimed: str) -> bool:
+    """Whether `claimed`, the repr of a worker's own argument, is this value: 30 is 30.0."""
+    if repr(value) == claimed or isinstance(value, bool | str) or value is None:
+        return repr(value) == claimed
+    try:
+        return bool(float(claimed) == value)
+    except ValueError:
+        return False

@@ -64,3 +64,25 @@ def test_contradictions_name_both_values_and_only_what_differs() -> None:
         "local_steps: this worker was given 8, the run has 4",
         "outer: this worker was given 'sgd(lr=1.0)', the run has 'sgd(lr=0.5)'",
     ]
+
+
+@pytest.mark.parametrize("claim", ["30", "30.0", "3e1"])
+def test_a_number_is_the_same_however_it_is_written(claim: str) -> None:
+    for value in (30, 30.0):
+        assert contradictions(RunConfig(patience_s=value), {"patience_s": claim}) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "claims"),
+    [
+        ({"patience_s": 30.0}, {"patience_s": "31"}),
+        ({"patience_s": 30.0}, {"patience_s": "'30'"}),
+        ({"follow": True}, {"follow": "1"}),
+        ({"epochs": None}, {"epochs": "0"}),
+        ({"grace_s": "auto"}, {"grace_s": "0.0"}),
+        ({"grace_s": 0.0}, {"grace_s": "'auto'"}),
+        ({"grace_s": 0.0}, {"grace_s": "nan"}),
+    ],
+)
+def test_another_value_stays_another(values: dict[str, Any], claims: dict[str, str]) -> None:
+    assert len(contradictions(RunConfig(**values), claims)) == 1

@@ -1,7 +1,7 @@
 """`lightning-async join LINE`: turn an invitation into a key of this machine's user.
 
 The new key is on the disk before the server hears of it, so a `join` that is cut off can be said again: the invitation
-is used up by this key alone.
+is used up by this key alone. It stays there until the server has said that it does not take it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,11 @@ from pathlib import Path
 from lightning_async.errors import ConfigError, ProtocolError, RefusedError
 from lightning_async.transport import invitations
 from lightning_async.transport.keys import Key, file_for, read_key, write_key
+from lightning_async.wire.reasons import Reason
+
+
+class TurnedDown(RefusedError):
+    """By a server that has read what was asked."""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -29,12 +34,14 @@ def run(args: argparse.Namespace) -> int:
     line = invitations.read(sys.stdin.readline() if args.line == "-" else args.line)
     address = args.address or line.address
     path = (args.key or file_for(address)).expanduser()
-    if path.exists():
+    if _is_there(path):
         raise ConfigError(f"{path} is a key already; give another --key FILE, or remove it")
+    first = not _aside(path).exists()
     try:
         key = enrolled(_begun(path, line, address), line.token, args.name or _own_name(), args.timeout)
     except RefusedError as error:
-        _aside(path).unlink()
+        if error.reason == Reason.KEY.value and (first or isinstance(error, TurnedDown)):
+            _aside(path).unlink()  # else the server may have it on its list
         text = f"{error.detail}. Was this line used already, or has it expired?"
         raise RefusedError(error.reason, text) from error
     write_key(path, key)
@@ -52,7 +59,7 @@ def enrolled(key: Key, token: str, name: str, timeout_s: float) -> Key:
 
     answer = ask(key.address, Enrol(token=token, name=name), timeout_s, key)
     if isinstance(answer, Refused):
-        raise RefusedError(answer.reason, f"{key.address} does not take this key: {answer.detail}")
+        raise TurnedDown(answer.reason, f"{key.address} does not take this key: {answer.detail}")
     if not isinstance(answer, Enrolled):
         raise ProtocolError(f"{key.address} answered {type(answer).__name__}, expected Enrolled")
     return replace(key, name=answer.name, role=answer.role, workers=answer.workers)
@@ -71,6 +78,13 @@ def _begun(path: Path, line: invitations.Line, address: str) -> Key:
     key = Key("", "", new_pair(), line.server, address)
     write_key(aside, key)
     return key
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}; --key FILE says where else to put it") from error
 
 
 def _aside(path: Path) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lightning_async.config import contradictions
+from lightning_async.config import agree, contradictions
 from lightning_async.errors import PayloadError
 from lightning_async.layout import Layout, difference, read_manifest
 from lightning_async.server import leasing
@@ -80,8 +80,8 @@ def admit(run: Run, hello: m.Hello) -> Layout | Refusal | None:
 
 def claims_left(run: Run, hello: m.Hello) -> dict[str, str]:
     """The claims without those that were true before the owner changed it: a worker cannot know of that."""
-    before = {name: repr(row["given"]) for name, row in run.changed.items()}
-    return {name: claim for name, claim in hello.claims.items() if before.get(name) != claim}
+    before = {name: row["given"] for name, row in run.changed.items()}
+    return {name: claim for name, claim in hello.claims.items() if name not in before or not agree(before[name], claim)}
 
 
 def read_layout(run: Run, hello: m.Hello) -> Layout | Refusal:

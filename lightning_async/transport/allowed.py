@@ -6,7 +6,8 @@
 
 Roles: worker; observer (reads status and parameters, counts for nothing); owner (an observer that gives orders);
 revoked. A name belongs to one key for ever, so what the run knows of a name is of one key: a revoked line stays. A line
-that cannot be read allows nobody and is told in the log.
+that cannot be read allows nobody and is told in the log. People edit this file while a server reads it, and some
+editors empty it first: a key that is revoked is so at once, one whose line has vanished when it does not come back.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,6 +31,7 @@ REVOKED = "revoked"
 ROLES = ("worker", "observer", "owner", REVOKED)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 MOST_WORKERS = 1024
+VANISHED_S = 3.0  # after which a line that is not there any more is one that was taken out
 log = logging.getLogger(__name__)
 
 
@@ -47,22 +50,31 @@ STRANGER = Caller()
 class Allowed:
     """The list in `folder`, as it was at the last `refresh`. Raises ConfigError when there is none."""
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / FILE
-        self._seen = self._stamp()
-        self.callers = self._load()
-        self.edition = 1  # how often it was read
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._path, self._clock = folder / FILE, clock
+        self._seen, self._changed_at = self._stamp(), -VANISHED_S
+        self.callers = self._found = self._load()
+        self.edition = 1  # how often it has changed
 
     def refresh(self) -> None:
         """Read the file if it has changed. What cannot be read at all leaves the list as it was."""
         try:
             stamp = self._stamp()
-            if stamp == self._seen:
-                return
-            self.callers, self._seen = self._load(), stamp
-            self.edition += 1
+            if stamp != self._seen:
+                self._found, self._seen, self._changed_at = self._load(), stamp, self._clock()
         except ConfigError as error:
             log.error("the list of keys stays as it was: %s", error)
+        callers = self._found | self._vanished()
+        if callers != self.callers:
+            self.callers = callers
+            self.edition += 1
+
+    def _vanished(self) -> dict[bytes, Caller]:
+        """Those whose lines were there before the last change, while that may be half of one."""
+        if self._clock() - self._changed_at >= VANISHED_S:
+            return {}
+        names = {caller.name for caller in self._found.values()}
+        return {k: caller for k, caller in self.callers.items() if k not in self._found and caller.name not in names}
 
     def _stamp(self) -> tuple[int, int, int]:
         try:
@@ -71,7 +83,7 @@ class Allowed:
             raise ConfigError(f"cannot read {self._path}: {error.strerror}; `keys server` makes it") from error
         return found.st_mtime_ns, found.st_size, found.st_ino
 
-    def _load(self) -> Mapping[bytes, Caller]:
+    def _load(self) -> dict[bytes, Caller]:
         callers: dict[bytes, Caller] = {}
         names: set[str] = set()
         for number, line in enumerate(_text(self._path).splitlines(), 1):
@@ -79,6 +91,9 @@ class Allowed:
                 entry = read_line(line)
                 if entry is not None:
                     key, caller = entry
+                    if key in callers and caller.role == REVOKED:
+                        callers[key] = replace(callers[key], role=REVOKED)
+                        continue
                     if key in callers or caller.name in names:
                         raise ValueError("its name or its key stands further up too")
                     callers[key] = caller
@@ -150,8 +165,8 @@ def _entry(line: str) -> tuple[bytes, Caller] | None:
 
 @contextlib.contextmanager
 def _editing(folder: Path) -> Iterator[list[str]]:
-    """The lines, written back when the block ends; one process at a time, where the system has such locks."""
-    with _alone(folder):
+    """The lines, written back when the block ends; `alone`."""
+    with alone(folder):
         before = _text(folder / FILE)
         lines = before.splitlines()
         yield lines
@@ -160,7 +175,8 @@ def _editing(folder: Path) -> Iterator[list[str]]:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
+    """One process at a time, and one thread, where the system has such locks."""
     descriptor = os.open(folder / ".allowed.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         if os.name == "posix":

@@ -50,7 +50,7 @@ class Door:
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self.folder, self.pair = folder, read_server(folder)
-        self._allowed, self._clock = Allowed(folder), clock
+        self._allowed, self._clock = Allowed(folder, clock), clock
         self._lock = threading.Lock()
         self._next, self._edition = 0.0, self._allowed.edition
         self.counts: Counter[str] = Counter()
@@ -65,7 +65,7 @@ class Door:
         if conduct.is_out(name, self._clock()):
             self.turn_away("put out")
             return False
-        if caller.role == REVOKED or (caller is STRANGER and not invitations.open_ones(self.folder, time.time())):
+        if caller.role == REVOKED or (caller is STRANGER and not invitations.expects(self.folder, key, time.time())):
             self.turn_away("revoked key" if caller.role == REVOKED else "unknown key")
             return False
         return True
@@ -130,10 +130,14 @@ class Door:
             raise
         try:
             made = allow(self.folder, key, caller)
-        except ConfigError:
+        except (ConfigError, OSError):
             invitations.release(self.folder, token)
             raise
         self._refresh()
+        try:
+            invitations.finish(self.folder, token, key)
+        except ConfigError as error:
+            log.warning("the invitation of %s stays good for its key: %s", made.name, error)
         return made
 
     def _refresh(self) -> None:

@@ -7,11 +7,9 @@ to the server that it is for, over a line on which the new key has proved that i
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import hmac
 import json
-import os
 import re
 import secrets
 from dataclasses import asdict, dataclass
@@ -19,7 +17,7 @@ from pathlib import Path
 
 from lightning_async.errors import ConfigError
 from lightning_async.transport.addresses import parse
-from lightning_async.transport.allowed import MOST_WORKERS, NAME, Caller
+from lightning_async.transport.allowed import MOST_WORKERS, NAME, Caller, alone
 from lightning_async.transport.keys import read_hex, read_private, write_private
 
 FOLDER = "invitations"
@@ -79,10 +77,11 @@ def invite(folder: Path, caller: Caller, ttl_s: float, now: float) -> str:
     return f"{number}-{secret}"
 
 
-def open_ones(folder: Path, now: float) -> int:
-    """How many invitations wait to be used."""
-    waiting = [path for path in (folder / FOLDER).glob("*.json") if not path.with_suffix(".used").exists()]
-    return sum(1 for path in waiting if (found := _read(path)) is not None and now < found.expires)
+def expects(folder: Path, key: bytes, now: float) -> bool:
+    """Whether an invitation waits for `key`: one that nobody has used, or one that was being used by this very key when
+    its server died."""
+    waiting = [path for path in (folder / FOLDER).glob("*.json") if _user(_used(path)) in ("", key.hex())]
+    return any(now < found.expires for path in waiting if (found := _read(path)) is not None)
 
 
 def redeem(folder: Path, token: str, key: bytes, name: str, now: float) -> Caller:
@@ -98,25 +97,39 @@ def redeem(folder: Path, token: str, key: bytes, name: str, now: float) -> Calle
         raise ConfigError("this invitation is not known here; ask the server's owner for another one")
     if now >= found.expires:
         raise ConfigError("this invitation has expired; ask the server's owner for another one")
-    if _claimed(path.with_suffix(".used"), key) != key.hex():
+    if _claimed(folder, _used(path), key) != key.hex():
         raise ConfigError("this invitation has been used; every key needs its own")
     return Caller(found.name or name, found.role, found.workers)
 
 
 def release(folder: Path, token: str) -> None:
     """What `redeem` used up was not used after all: the name was taken."""
-    (folder / FOLDER / f"{token.partition('-')[0]}.used").unlink(missing_ok=True)
+    _used(folder / FOLDER / token.partition("-")[0]).unlink(missing_ok=True)
 
 
-def _claimed(path: Path, key: bytes) -> str:
-    """Whose the invitation is: the first key's that asks."""
-    with contextlib.suppress(FileExistsError):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(key.hex())
-            file.flush()
-            os.fsync(file.fileno())
-    return path.read_text()
+def finish(folder: Path, token: str, key: bytes) -> None:
+    """`key` is on the list: who takes it out by hand does not want it back by the same invitation."""
+    write_private(_used(folder / FOLDER / token.partition("-")[0]), f"{key.hex()} is on the list")
+
+
+def _claimed(folder: Path, path: Path, key: bytes) -> str:
+    """Whose the invitation is: the first key's that asks. Raises ConfigError where that cannot be written down."""
+    with alone(folder):
+        if not _user(path):
+            write_private(path, key.hex())
+    return _user(path)
+
+
+def _used(path: Path) -> Path:
+    return path.with_suffix(".used")
+
+
+def _user(path: Path) -> str:
+    """The key that has begun to use an invitation, in hexadecimal digits; empty for none."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
 
 
 def _sweep(folder: Path, now: float) -> None:
@@ -124,7 +137,7 @@ def _sweep(folder: Path, now: float) -> None:
         found = _read(path)
         if found is not None and now >= found.expires:
             path.unlink(missing_ok=True)
-            path.with_suffix(".used").unlink(missing_ok=True)
+            _used(path).unlink(missing_ok=True)
 
 
 def _read(path: Path) -> _Invitation | None:

@@ -128,6 +128,32 @@ def test_a_join_that_was_cut_off_is_said_again(
     assert read_key(next(alice.home.rglob("*.key"))).name == "alice"
 
 
+def test_a_key_that_the_server_may_know_is_not_thrown_away(
+    owner: Person, person: type[Person], server: Hosted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer to the first `join` was lost, and the second one comes while its server lets nobody in."""
+    alice, text = person("alice"), line(owner, "alice")
+    with monkeypatch.context() as dying:
+        dying.setattr("lightning_async.cli.join.replace", lambda *args, **named: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            alice.says("join", text)
+    door = server.service._reception._door
+    assert door is not None
+    with monkeypatch.context() as closed:
+        closed.setattr(door, "knock", lambda key: False)
+        code, _, err = alice.says("join", text)
+        assert (code, "does not let this key in" in err) == (1, True)
+    assert alice.says("join", text)[0] == 0
+
+
+def test_a_place_where_no_key_can_be(person: type[Person], owner: Person, server: Hosted) -> None:
+    text, alice = line(owner, "alice"), person("alice")
+    for path, said in (("x" * 300, "cannot read"), ("/proc/no/such", "cannot write")):
+        code, _, err = alice.says("join", text, "--key", path)
+        assert (code, said in err) == (2, True), err
+    assert alice.says("join", text)[0] == 0, "nobody has used the line"
+
+
 def test_the_owner_stops_and_snapshots(owner: Person, server: Hosted) -> None:
     address = server.service.address
     code, _, err = owner.says("snapshot", address)

@@ -237,6 +237,15 @@ def test_a_worker_with_the_old_argument_comes_in() -> None:
         assert welcome.config["quorum"] == 2
 
 
+def test_the_old_argument_may_be_written_otherwise() -> None:
+    room = Room(grace_s=1.0).begin("a")
+    changed(room, grace_s=2.0)
+    for claim, kind in (("1", m.Welcome), ("2", m.Welcome), ("1.5", m.Refused)):
+        assert isinstance(
+            room.say("b", m.Hello(worker="b", instance="1", role="observer", claims={"grace_s": claim})), kind
+        )
+
+
 def test_a_state_dir_keeps_it_and_is_read_without_a_server(tmp_path: Path) -> None:
     with Served(tmp_path / "run", quorum=2) as one:
         one.begin("a", "b")

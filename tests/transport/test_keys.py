@@ -188,9 +188,9 @@ def invited(ring: Keyring, name: str = "", ttl_s: float = 60.0) -> str:
 
 def test_an_invitation_is_good_once_and_for_its_key_again(ring: Keyring) -> None:
     token, mine, other = invited(ring), new_pair().public, new_pair().public
-    assert invitations.open_ones(ring.folder, 1000.0) == 1
+    assert invitations.expects(ring.folder, mine, 1000.0)
     assert invitations.redeem(ring.folder, token, mine, "alice", 1001.0) == Caller("alice", "worker", 2)
-    assert invitations.open_ones(ring.folder, 1000.0) == 0
+    assert not invitations.expects(ring.folder, other, 1000.0)
     assert invitations.redeem(ring.folder, token, mine, "alice", 1001.0) == Caller("alice", "worker", 2)
     with pytest.raises(ConfigError, match="has been used"):
         invitations.redeem(ring.folder, token, other, "eve", 1001.0)
@@ -202,8 +202,8 @@ def test_an_invitation_may_say_the_name(ring: Keyring) -> None:
 
 def test_an_invitation_expires(ring: Keyring) -> None:
     token = invited(ring)
-    assert invitations.open_ones(ring.folder, 1059.9) == 1
-    assert invitations.open_ones(ring.folder, 1060.0) == 0
+    assert invitations.expects(ring.folder, bytes(32), 1059.9)
+    assert not invitations.expects(ring.folder, bytes(32), 1060.0)
     with pytest.raises(ConfigError, match="expired"):
         invitations.redeem(ring.folder, token, new_pair().public, "alice", 1060.0)
     invitations.invite(ring.folder, Caller("", "worker"), 60.0, now=2000.0)

@@ -61,6 +61,7 @@ class Mix:
 
     `reads` says what of G it looks at, so that a norm clip does not pay for n^2 products. A member that `shuffles` is
     given another seed each step, others 0. An `anchored` member finds the previous aggregate as the last row of G.
+    One that `trusts` goes by a row's number, which says whose row it is only to a direct caller: no server runs it.
     """
 
     spec: str
@@ -70,6 +71,7 @@ class Mix:
     reads: Reads = field(default="gram", compare=False)
     shuffles: bool = field(default=False, compare=False)
     anchored: bool = field(default=False, compare=False)
+    trusts: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)

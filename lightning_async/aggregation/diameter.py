@@ -54,8 +54,10 @@ def _covers(pairs: Pairs, f: int) -> Iterator[frozenset[int]]:
 
 
 def _filled(cover: frozenset[int], distances: Matrix, f: int) -> tuple[int, ...]:
-    """A cover of fewer than f rows leaves some to drop: the row that is farthest from the rest, again and again."""
+    """A cover of fewer than f rows leaves some to drop: the row that is farthest from the rest, again and again; of
+    equally far ones the last."""
     rows = [row for row in range(len(distances)) if row not in cover]
     while len(rows) > len(distances) - f:
-        rows.pop(int(distances[np.ix_(rows, rows)].sum(axis=1).argmax()))
+        sums = distances[np.ix_(rows, rows)].sum(axis=1)
+        rows.pop(len(rows) - 1 - int(sums[::-1].argmax()))
     return tuple(rows)

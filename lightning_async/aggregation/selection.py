@@ -65,8 +65,8 @@ def mda(f: int) -> Aggregator:
 def monna(f: int, pivot: int | None = None) -> Aggregator:
     """The mean of the pivot and the n - f - 1 rows nearest to it.
 
-    `pivot` is the number of a row that is trusted (in the paper, a node's own gradient): n > 2f. A server without a
-    trusted row leaves it None: then Krum chooses the pivot, under Krum's n >= 2f + 3.
+    `pivot` is the number of a row that is trusted (in the paper, a node's own gradient): n > 2f, for direct calls. A
+    server trusts no row and refuses it: with None, Krum chooses the pivot, under Krum's n >= 2f + 3.
     Source: Farhadkhani et al. 2023 (nearest neighbour averaging).
     """
     if pivot is None:
@@ -81,7 +81,7 @@ def monna(f: int, pivot: int | None = None) -> Aggregator:
         centre = int(best(gram, f, 1).argmax()) if pivot is None else pivot
         return average(nearest(distances, len(gram) - f)[centre], len(gram))
 
-    return _choosing(spec, demand, weigh)
+    return _choosing(spec, demand, weigh, trusts=pivot is not None)
 
 
 def best(gram: Matrix, f: int, m: int) -> Matrix:
@@ -104,5 +104,5 @@ def _krum_demand(name: str, f: int) -> Demand:
     return Demand(least, f"n >= 2f + 3 = {least}")
 
 
-def _choosing(spec: str, demand: Demand, weigh: Weigh) -> Aggregator:
-    return Aggregator(spec, robust=True, mixes=(Mix(spec, weigh, demand, rows=lambda k: 1),))
+def _choosing(spec: str, demand: Demand, weigh: Weigh, trusts: bool = False) -> Aggregator:
+    return Aggregator(spec, robust=True, mixes=(Mix(spec, weigh, demand, rows=lambda k: 1, trusts=trusts),))

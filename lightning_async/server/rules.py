@@ -63,6 +63,11 @@ def rules_of(config: RunConfig, private: Private = NOTHING) -> Rules:
         predictor=predictor(config.predictor),
         private=private,
     )
+    if any(mix.trusts for mix in rules.aggregator.mixes):
+        raise ConfigError(
+            f"{rules.spec} trusts the row of a number, and in a run no row is trusted; leave the pivot out, or choose "
+            "zeno(rho=0.1), which judges by data of the server's owner"
+        )
     _check_quorum(config, rules)
     if config.fragments > 1 and rules.policy.bound == 0:
         raise ConfigError(

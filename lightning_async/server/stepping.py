@@ -172,7 +172,10 @@ class Stepper:
 
     def _made(self, group: int, slots: list[Slot], live: Sequence[Member], verdict: Verdict | None = None) -> Made:
         """The next version, from these slots; with a verdict, from the one that passed. They wait until they are
-        aggregated: an error in that loses none. An aggregate that cannot be stepped along makes none."""
+        aggregated: an error in that loses none. An aggregate that cannot be stepped along makes none.
+
+        Rows are in the order of the workers' names: who came first decides no tie, and not the last bit of a sum."""
+        slots = sorted(slots, key=lambda slot: slot.worker)
         present, rows = union(slots, self.sizes)
         ages = self._ages(slots)
         if verdict is None:

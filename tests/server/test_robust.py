@@ -61,6 +61,26 @@ def test_a_robust_rule_is_buffered_unless_the_quorum_is_given(rule: str, workers
     assert Coordinator(RunConfig(aggregation=rule, workers=workers, quorum=11), "test").run.config.quorum == 11
 
 
+@pytest.mark.parametrize("rule", ["monna(f=1, pivot=0)", "pipeline(nnm(f=1), monna(f=1, pivot=0))"])
+def test_no_row_is_trusted_in_a_run(rule: str) -> None:
+    """Row 0 would be whoever came first, and nobody comes sooner than an attacker."""
+    with pytest.raises(ConfigError, match="no row is trusted; leave the pivot out"):
+        Coordinator(RunConfig(aggregation=rule, workers=7), "test")
+
+
+@pytest.mark.parametrize("rule", ["mean", "krum(f=1)", "multi_krum(f=1, m=2)", "mda(f=1)", "bulyan(f=1)"])
+def test_who_comes_first_decides_nothing(rule: str) -> None:
+    """Updates in all of which one other number is set are equally far from each other: ties all over."""
+    found = []
+    for names in ("abcdefg", "gfedcba", "dgbface"):
+        room = Room(aggregation=rule, quorum=7).begin(*"abcdefg")
+        for name in names:
+            room.push(name, 0.1 * torch.eye(8)["abcdefg".index(name)])
+        assert room.run.version == 1
+        found.append(room.parameters)
+    assert all(torch.equal(other, found[0]) for other in found[1:])
+
+
 def test_while_workers_are_too_few_it_waits_and_says_so_once_per_change() -> None:
     room = Room(aggregation="krum(f=1)", workers=5, patience_s=1e6).begin("a", "b", "c")
     for name in "abc":

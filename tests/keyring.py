@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lightning_async.files import write_private
 from lightning_async.transport import allowed
 from lightning_async.transport.allowed import Caller
-from lightning_async.transport.keys import Key, Pair, write_key, write_private, write_server
+from lightning_async.transport.keys import Key, Pair, write_key, write_server
 from lightning_async.transport.zeromq_curve import new_pair
 
 

@@ -24,7 +24,7 @@ PACKAGE = "lightning_async"
 FLOORS = {
     "errors": 1, "arguments": 1, "spec": 1, "telemetry": 1, "version": 1,
     "layout": 2, "config": 2, "wire": 2, "links": 2, "staleness": 2, "outer": 2, "scheduling": 2, "privacy": 2,
-    "sparse": 2, "restarts": 2, "keeping": 2, "machine": 2,
+    "sparse": 2, "restarts": 2, "keeping": 2, "files": 2, "machine": 2,
     "codecs": 3, "aggregation": 3, "attacks": 3, "transport": 3, "persistence": 3,
     "server": 4, "worker": 4,
     "strategy": 5, "simulation": 5,

@@ -10,10 +10,11 @@ from typing import Any
 from lightning_async.cli.keys import note_address
 from lightning_async.cli.place import Place
 from lightning_async.errors import ConfigError
+from lightning_async.files import read_private
 from lightning_async.transport import Listener, listen
 from lightning_async.transport.addresses import is_loopback, parse
 from lightning_async.transport.door import Door
-from lightning_async.transport.keys import read_private, server_dir
+from lightning_async.transport.keys import server_dir
 from lightning_async.transport.several import several
 
 

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from lightning_async.errors import ConfigError
+from lightning_async.files import read_private, write_private
 from lightning_async.transport import allowed, invitations
 from lightning_async.transport.allowed import Caller
 from lightning_async.transport.keys import (
@@ -15,11 +16,9 @@ from lightning_async.transport.keys import (
     Key,
     file_for,
     read_hex,
-    read_private,
     read_server,
     server_dir,
     write_key,
-    write_private,
     write_server,
 )
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_async.errors import ConfigError
-from lightning_async.transport.keys import write_private
+from lightning_async.files import write_private
 
 if TYPE_CHECKING:
     from lightning_async.server.private import Private

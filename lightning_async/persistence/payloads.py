@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
-from lightning_async.persistence.files import force, force_data, keep_no_copy
+from lightning_async.files import force, force_data, keep_no_copy
 from lightning_async.wire.frames import Frame
 
 SEGMENT_BYTES = 2**28  # a file is followed by the next one once it is this long

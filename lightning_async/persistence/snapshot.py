@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lightning_async.errors import CallerError
-from lightning_async.persistence.files import force
+from lightning_async.files import force
 
 FORMAT = 1
 KEPT = 2

@@ -16,14 +16,14 @@ import contextlib
 import logging
 import os
 import re
-import stat
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lightning_async.errors import ConfigError
-from lightning_async.transport.keys import read_hex, write_private
+from lightning_async.files import read_guarded, write_private
+from lightning_async.transport.keys import read_hex
 
 FILE = "allowed.txt"
 HEAD = "# name  role (worker, observer, owner, revoked)  public key  [workers that it may bear]\n"
@@ -190,13 +190,7 @@ def alone(folder: Path) -> Iterator[None]:
 
 def _text(path: Path) -> str:
     """The file's text. Raises ConfigError, also when others than its owner could add themselves to it."""
-    try:
-        with path.open(encoding="utf-8") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            if os.name == "posix" and mode & 0o022:
-                raise ConfigError(f"{path} can be written by others (mode {mode:03o}); `chmod 600 {path}`")
-            return file.read()
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}; `lightning-async keys server` makes it") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is no text: {error}") from error
+    text, mode = read_guarded(path, "`lightning-async keys server` makes it")
+    if mode & 0o022:
+        raise ConfigError(f"{path} can be written by others (mode {mode:03o}); `chmod 600 {path}`")
+    return text

@@ -16,9 +16,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lightning_async.errors import ConfigError
+from lightning_async.files import read_private, write_private
 from lightning_async.transport.addresses import parse
 from lightning_async.transport.allowed import MOST_WORKERS, NAME, Caller, alone
-from lightning_async.transport.keys import read_hex, read_private, write_private
+from lightning_async.transport.keys import read_hex
 
 FOLDER = "invitations"
 ROLES = ("worker", "observer", "owner")

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lightning_async.errors import ConfigError
+from lightning_async.files import read_private, write_private
 from lightning_async.transport.addresses import is_loopback, parse
 
 VARIABLE = "LIGHTNING_ASYNC_KEY"
@@ -151,50 +151,6 @@ def read_hex(text: Any) -> bytes:
     if len(found) != KEY_BYTES:
         raise ValueError(f"a key is {2 * KEY_BYTES} hexadecimal digits")
     return found
-
-
-def write_private(path: Path, text: str) -> None:
-    """Put `text` into `path`, readable and writable for the owner alone: whole or not at all, whenever this process
-    dies, and on the disk afterwards. Raises ConfigError."""
-    aside = path.with_name(f".{path.name}.new")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-        _force_folder(path.parent)
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}") from error
-
-
-def _force_folder(folder: Path) -> None:
-    if os.name != "posix":
-        return  # a folder cannot be opened there, and its entries are journalled
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def read_private(path: Path) -> str:
-    """What is in a file that must be its owner's alone. Raises ConfigError, also when others can read it."""
-    try:
-        with path.open(encoding="utf-8") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            if os.name == "posix" and mode & 0o077:
-                raise ConfigError(
-                    f"{path} holds a secret and its mode is {mode:03o}: others on this machine can read it. If nobody "
-                    f"has, `chmod 600 {path}`; else make a new key, and have this one revoked"
-                )
-            return file.read()
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is no text: {error}") from error
 
 
 def _read(path: Path) -> Mapping[str, Any]:

@@ -13,6 +13,7 @@ import pytest
 from keyring import Keyring
 
 from lightning_async.errors import ConfigError
+from lightning_async.files import write_private
 from lightning_async.transport import allowed, invitations
 from lightning_async.transport.allowed import Allowed, Caller
 from lightning_async.transport.door import Door
@@ -25,7 +26,6 @@ from lightning_async.transport.keys import (
     read_key,
     read_server,
     write_key,
-    write_private,
 )
 from lightning_async.transport.zeromq_curve import new_pair
 

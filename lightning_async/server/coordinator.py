@@ -1,9 +1,9 @@
 """The server's brain: (event, now) -> actions. It has no socket, thread, clock, file or random source of its own.
 
-Who decides what: joining (who is in), admission (what an update must be), exchange (parameters and updates), stepping
-(how a version is made), store (what is published), leasing (who trains on which samples), sharing (small things). They
-share one `Run`. The network service, the tests, a simulator and a replay all drive this same object, and the same
-events at the same times give the same run, bit for bit.
+Who decides what: joining (who is in), admission (what an update must be), exchange (what follows from one), stepping
+(how a version is made), publishing and store (who gets what of it), leasing (who trains on which samples), sharing
+(small things). They share one `Run`. The network service, the tests, a simulator and a replay all drive this same
+object, and the same events at the same times give the same run, bit for bit.
 
 A request is answered by `Send` actions, its own answer among them; a Pull may be answered later, when a version
 comes. What a member may ask in which state stands in wire/session.py. A request that is refused changes nothing but
@@ -18,7 +18,18 @@ from typing import Any
 from torch import Tensor
 
 from lightning_async.config import RunConfig
-from lightning_async.server import changing, exchange, joining, leasing, live, memory, report, sharing, standing
+from lightning_async.server import (
+    changing,
+    exchange,
+    joining,
+    leasing,
+    live,
+    memory,
+    publishing,
+    report,
+    sharing,
+    standing,
+)
 from lightning_async.server.actions import Action, Event, Gone, Received, Stop, Tick
 from lightning_async.server.admission import Refusal
 from lightning_async.server.advice import advice
@@ -32,13 +43,14 @@ from lightning_async.wire.frames import Envelope
 from lightning_async.wire.messages import Reason
 from lightning_async.wire.session import State, advance
 
+# (run, peer, the member at that peer or None, its request) -> the answer; None where that was sent, or comes later
 Answer = Callable[[Run, bytes, Member | None, Envelope], m.Reply | Refusal | None]
 ANSWERS: dict[type, Answer] = {
     m.Hello: joining.hello,
     m.Leave: joining.leave,
     m.Init: exchange.init,
     m.Push: exchange.push,
-    m.Pull: exchange.pull,
+    m.Pull: publishing.pull,
     m.Beat: sharing.beat,
     m.Lease: leasing.lease,
     m.Share: sharing.share,
@@ -194,4 +206,4 @@ class Coordinator:
             if member is not None and member.alive:
                 exchange.depart(self.run, member, f"silent for {self.run.config.patience_s:.0f} s")
         exchange.step_when_ready(self.run)
-        exchange.answer_pulls(self.run)
+        publishing.answer_pulls(self.run)

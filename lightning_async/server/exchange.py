@@ -1,4 +1,4 @@
-"""Parameters and updates: Init, Push, Pull, and the step that follows when a quorum is there."""
+"""From updates to versions: Init, Push, the step that follows when a quorum is there, and the end of the run."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from lightning_async.server.actions import Limit
 from lightning_async.server.admission import Refusal
 from lightning_async.server.buffer import Slot
 from lightning_async.server.members import Member
-from lightning_async.server.run import Run, Waiting
+from lightning_async.server.publishing import answer_pulls, published
+from lightning_async.server.run import Run
 from lightning_async.server.standing import check_standing, judge, note_shortage
 from lightning_async.server.stepping import Made, Stepper
-from lightning_async.server.store import Answer
 from lightning_async.telemetry import events
 from lightning_async.wire import messages as m
 from lightning_async.wire.frames import MAX_HEADER_BYTES, Envelope, Frame
@@ -24,6 +24,9 @@ from lightning_async.wire.session import STARTED
 
 
 def init(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m.Ack | Refusal:
+    """Init: the first parameters that fit are version 0, and whoever waits for them begins or learns that its model
+    differs. Later ones are only acknowledged. Refused: another layout than its worker's Hello, or a payload or
+    optimizers that this run cannot go on from; nothing has changed then."""
     init = envelope.message
     assert isinstance(init, m.Init)
     assert member is not None
@@ -69,73 +72,9 @@ def start_members(run: Run) -> None:
     answer_pulls(run)
 
 
-def pull(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> Refusal | None:
-    pull = envelope.message
-    assert isinstance(pull, m.Pull)
-    if run.version != pull.have or pull.wait_s <= 0 or run.ended:
-        return answer_pull(run, peer, envelope.id, pull.have, pull.packed)
-    until = run.now + min(pull.wait_s, run.config.patience_s / 2)
-    older = [w for w in run.waiting if w.peer == peer]  # a worker has one question standing; the newer one replaces it
-    now = Waiting(peer, envelope.id, pull.have, until, pull.packed)
-    run.waiting = [w for w in run.waiting if w.peer != peer] + [now]
-    for w in older:
-        if w.id != envelope.id:
-            answer_pull(run, peer, w.id, run.version)
-    return None
-
-
-def answer_pull(run: Run, peer: bytes, request: int, have: int, packed: bool = False) -> Refusal | None:
-    if run.store is None or run.version < 0:
-        return Refusal(Reason.UNREADY, "no worker has sent the first parameters yet")
-    params, answer = published(run, run.members.of(peer), have, packed)
-    run.send(peer, request, params, answer.payload, answer.sums)
-    return None
-
-
-def published(run: Run, member: Member | None, have: int, packed: bool = False) -> tuple[m.Params, Answer]:
-    """What a peer that holds version `have` needs for the newest one."""
-    assert run.store is not None
-    answer = run.store.answer(known(run, member, have), packed)
-    included = member.included if member is not None else 0
-    params = m.Params(
-        form=answer.form,
-        version=run.version,
-        base=answer.base,
-        included=included,
-        digest=answer.digest,
-        stop=bool(run.ended),
-        included_of=[member.included_of.get(group, 0) if member is not None else 0 for group in _pieces(run)],
-        pieces=list(answer.pieces),
-    )
-    return params, answer
-
-
-def _pieces(run: Run) -> range:
-    return range(run.config.fragments if run.config.fragments > 1 else 0)
-
-
-def known(run: Run, member: Member | None, have: int) -> int:
-    """`have`, or -1 for a version from before the run was restored from an older one: our namesake of it differs."""
-    if member is None or run.restored_at is None or have <= run.restored_at:
-        return have
-    if member.told < 0:
-        member.told = run.version
-        return -1
-    return have if have >= member.told else -1
-
-
-def answer_pulls(run: Run) -> None:
-    waiting, run.waiting = run.waiting, []
-    for w in waiting:
-        if run.version != w.have or w.until <= run.now or run.ended:
-            refusal = answer_pull(run, w.peer, w.id, w.have, w.packed)
-            if refusal is not None:
-                run.send(w.peer, w.id, m.Refused(reason=refusal.reason.value, detail=refusal.detail))
-        else:
-            run.waiting.append(w)
-
-
 def push(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m.Receipt | None:
+    """Push: an update; answered by its receipt, and where it says what its worker `have`s by newer parameters as well.
+    A number that came before gets its receipt again, and nothing follows from it."""
     push = envelope.message
     assert isinstance(push, m.Push)
     assert member is not None
@@ -170,6 +109,8 @@ def settle(run: Run, member: Member, push: m.Push, found: Slot | Refusal, payloa
 
 
 def decide(run: Run, member: Member, push: m.Push, found: Slot | Refusal) -> m.Receipt:
+    """The receipt of a new push. One that was not refused waits in its worker's slot from now on, and claims the leased
+    samples in it."""
     assert run.stepper is not None
     receipt = m.Receipt(seq=push.seq, accepted=True, version=run.version, staleness=run.stepper.age(push.base))
     if isinstance(found, Refusal):
@@ -199,6 +140,9 @@ def foregone(run: Run, member: Member, message: m.Message) -> bool:
 
 
 def read_update(run: Run, member: Member, push: m.Push, payload: tuple[Frame, ...]) -> Slot | Refusal:
+    """What a new push brings, decoded and ready to wait. Refused for the first of these that is wrong: the run has
+    ended, its worker's standing, its place (`place`), what it claims, its hyperparameters, its leases, the payload, its
+    norm. Nothing has changed but, for one that is not refused, what norms are usual."""
     assert run.stepper is not None
     assert run.layout is not None
     if run.ended:
@@ -223,6 +167,7 @@ def read_update(run: Run, member: Member, push: m.Push, payload: tuple[Frame, ..
 
 
 def step_when_ready(run: Run, last: bool = False) -> None:
+    """Make every version whose quorum is there; end a run that has its steps or passes. `last`: as `Stepper.step`."""
     if run.stepper is None:
         return
     note_shortage(run)
@@ -238,6 +183,8 @@ def step_when_ready(run: Run, last: bool = False) -> None:
 
 
 def stepped(run: Run, made: Made) -> None:
+    """Everything that follows from `made`, a version or updates that were dropped: who is in it, which samples are
+    applied, what is told, who is judged, and the Pulls that waited for it."""
     slots = made.slots
     for slot in slots:
         member = run.members.named(slot.worker)
@@ -265,6 +212,8 @@ def stepped(run: Run, made: Made) -> None:
 
 
 def end(run: Run, why: str) -> None:
+    """The run ends, because of `why`. What waits makes a last version where the rule allows it, else it is told as
+    unused; from their next answer on workers know."""
     run.ended = why
     step_when_ready(run, last=True)
     left = [slot for buffer in (run.stepper.waiting if run.stepper is not None else ()) for slot in buffer]

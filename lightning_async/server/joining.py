@@ -24,6 +24,8 @@ MOST_MEMBERS = 10_000
 
 
 def hello(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m.Welcome | Refusal:
+    """Hello: somebody comes in, or comes back. What an earlier process of this name has leased is free again; who was
+    known at this peer by another name has left. Refused: see `admit`."""
     hello = envelope.message
     assert isinstance(hello, m.Hello)
     layout = admit(run, hello)
@@ -85,6 +87,8 @@ def claims_left(run: Run, hello: m.Hello) -> dict[str, str]:
 
 
 def read_layout(run: Run, hello: m.Hello) -> Layout | Refusal:
+    """The layout that a Hello describes. Refused where it cannot be read, its digest is another's or the run's differs;
+    the text says in which tensor."""
     try:
         layout = read_manifest(hello.tensors)
     except PayloadError as error:
@@ -108,6 +112,8 @@ def asks_for_parameters(run: Run, member: Member) -> bool:
 
 
 def leave(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m.Ack:
+    """Leave: a worker says goodbye, with the bytes that it has counted; what it pushed stays. `waiting` in the Ack: how
+    many of its local steps are in no version yet."""
     leave = envelope.message
     assert isinstance(leave, m.Leave)
     if member is not None:

@@ -29,6 +29,10 @@ NOT_FINITE, DROPPED = 4, 1  # wear (Ledger): two updates of a range that were no
 
 
 def lease(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m.Ranges | Refusal:
+    """Lease: `count` samples of a stream at most, fewer near the end of a pass; none is no error. First comes back what
+    the worker holds no more, what was of no use to it, and what others have held for too long. A `number` that was
+    answered before gets its answer again. Refused: a number before the last one, another length than the stream's,
+    ranges that cannot be, and more than the limits above."""
     lease = envelope.message
     assert isinstance(lease, m.Lease)
     assert member is not None

@@ -20,6 +20,7 @@ TOLD_BYTES = 1 << 20
 
 
 def beat(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m.Ack:
+    """Beat: a sign of life, with the bytes that a worker has counted since it was begun."""
     beat = envelope.message
     assert isinstance(beat, m.Beat)
     if member is not None:
@@ -36,6 +37,8 @@ def count_bytes(run: Run, member: Member, sent: int, received: int, last: bool =
 
 
 def share(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m.Shared | Refusal:
+    """Share: the value of a key, which is the first that somebody gave it, or None as long as nobody has. Of more than
+    MOST_KEYS keys the oldest is forgotten; a value of more than LONGEST_VALUE characters is refused."""
     share = envelope.message
     assert isinstance(share, m.Share)
     if share.value is not None and share.key not in run.shared:
@@ -48,6 +51,7 @@ def share(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m
 
 
 def fetch(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> Refusal | None:
+    """Fetch: the state of the server's optimizer, for a checkpoint. Refused before there are parameters."""
     if run.stepper is None:
         return Refusal(Reason.UNREADY, "no worker has sent the first parameters yet")
     fields, payload = pack_tensors(run.stepper.state())
@@ -56,6 +60,8 @@ def fetch(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> R
 
 
 def load(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m.Ack | Refusal:
+    """Load: the server's optimizer goes on from the state in a checkpoint. Refused unless it comes from who sent the
+    first parameters, before the first step, and fits; nothing has changed then."""
     load = envelope.message
     assert isinstance(load, m.Load)
     if member is None or member.name != run.initialiser or run.version != 0 or run.stepper is None:
@@ -68,10 +74,13 @@ def load(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m.
 
 
 def status(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m.Report:
+    """Status: what `lightning-async status` shows, to whoever asks."""
     return m.Report(state=report.state(run, run.now))
 
 
 def pardon(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m.Ack | Refusal:
+    """Pardon: a worker's quarantine ends. Refused without the token in the server's state_dir, and for a worker that is
+    in none."""
     pardon = envelope.message
     assert isinstance(pardon, m.Pardon)
     token = run.rules.private.token

@@ -18,7 +18,7 @@ from ports import free
 from room import BUFFERS, LAYOUT, START, TENSORS, raw
 
 from lightning_async.config import RunConfig
-from lightning_async.server import ServerThread, exchange, sharing
+from lightning_async.server import ServerThread, publishing, sharing
 from lightning_async.server.run import Run
 from lightning_async.transport import Connection, connect
 from lightning_async.wire import frames as wire
@@ -256,14 +256,14 @@ def test_a_bug_in_a_tick_stops_nothing_and_does_not_fill_the_log(
     server: ServerThread, good: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     bugs = [RuntimeError("a bug") for _ in range(9)]
-    answer_pulls = exchange.answer_pulls
+    answer_pulls = publishing.answer_pulls
 
     def broken(run: Run) -> None:
         if bugs:
             raise bugs.pop()
         answer_pulls(run)
 
-    monkeypatch.setattr(exchange, "answer_pulls", broken)
+    monkeypatch.setattr(publishing, "answer_pulls", broken)
     eventually(lambda: not bugs)
     assert good.push().accepted  # type: ignore[union-attr]
     assert caplog.text.count("RuntimeError: a bug") == 4, "after the 1st, 2nd, 4th and 8th"

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
-from statistics import median
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from bench.turns import in_turn, row
 from lightning_async.config import RunConfig
 from lightning_async.layout import read_manifest
 from lightning_async.server.host import ServerThread
@@ -23,7 +24,6 @@ from lightning_async.transport.base import Connection
 from lightning_async.wire import messages as m
 from lightning_async.worker.link import Link
 
-PAIRS = 7
 NUMBERS = 1_250_000
 UPDATES = 20
 BEATS = 2000
@@ -84,31 +84,20 @@ def rows() -> Iterator[dict[str, Any]]:
         try:
             ours.submissions()
             whole.submissions()
-            yield _row(
-                "submissions_5MB", "GB/s", 0.95, [(ours.submissions(), whole.submissions()) for _ in range(PAIRS)]
-            )
-            yield _row("beats", "1/s", 0.95, [(ours.beats(), whole.beats()) for _ in range(PAIRS)])
-            pairs = [(ours.submissions(forget=True), whole.submissions()) for _ in range(PAIRS)]
-            yield _row("submissions_5MB_all_in_chunks", "GB/s", 0.0, pairs)
+            yield made("submissions_5MB", "GB/s", 0.95, ours.submissions, whole.submissions)
+            yield made("beats", "1/s", 0.95, ours.beats, whole.beats)
+            cut = partial(ours.submissions, forget=True)
+            yield made("submissions_5MB_all_in_chunks", "GB/s", 0.0, cut, whole.submissions)
         finally:
             ours.close()
             whole.close()
 
 
-def _row(bench: str, unit: str, floor: float, pairs: list[tuple[float, float]]) -> dict[str, Any]:
-    mine, reference = (float(f"{median(each):.4g}") for each in zip(*pairs, strict=True))
-    ratio = float(f"{median(a / b for a, b in pairs):.4g}")
-    return {
-        "bench": f"chunks_{bench}",
-        "ours": mine,
-        "reference": reference,
-        "floor": floor,
-        "unit": unit,
-        "ratio": ratio,
-        "reference_is": "the same server and link, everything whole",
-    }
+def made(bench: str, unit: str, floor: float, ours: Callable[[], float], whole: Callable[[], float]) -> dict[str, Any]:
+    rates = in_turn(ours, whole)
+    return row(f"chunks_{bench}", unit, floor, rates, reference_is="the same server and link, everything whole")
 
 
 if __name__ == "__main__":
-    for row in rows():
-        print(json.dumps(row), flush=True)
+    for measured in rows():
+        print(json.dumps(measured), flush=True)

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,7 +23,8 @@ from typing import Any
 import torch
 import zmq
 
-from bench.transport import PAIRS, _pairs, _row, _timed, bare, ours
+from bench.transport import bare, carried, ours, throughput
+from bench.turns import PAIRS, row
 from lightning_async import AsyncOptimizer
 from lightning_async.config import RunConfig
 from lightning_async.server import ServerThread
@@ -95,14 +96,7 @@ def keyed(payload: bytes, messages: int, window: int) -> float:
         key = folder_of(Path(name), "a")["a"]
         listener = stack.enter_context(contextlib.closing(zeromq.listen("tcp://127.0.0.1:0", keys=Path(name))))
         connection = stack.enter_context(contextlib.closing(zeromq.connect(listener.address, key=key)))
-
-        def answer() -> None:
-            peer, _ = listener.receive(10.0) or (b"", [])
-            listener.send(peer, [b"", b"ok"])
-
-        return _timed(
-            lambda: connection.send([b"", payload]), lambda: connection.receive(10.0), answer, messages, window
-        )
+        return carried(listener, connection, payload, messages, window)
 
 
 def bare_curve(payload: bytes, messages: int, window: int) -> float:
@@ -116,22 +110,12 @@ def bare_curve(payload: bytes, messages: int, window: int) -> float:
     return bare(payload, messages, window, prepare)
 
 
-def throughput() -> dict[str, Any]:
-    payload, messages = bytes(5_000_000), 40
-
-    def rate(run: Callable[[bytes, int, int], float]) -> float:
-        return messages * len(payload) / run(payload, messages, 4) / 1e9
-
-    rates = _pairs(lambda: rate(keyed), lambda: rate(bare_curve))
-    return _row("keys_5MB_messages", "GB/s", 0.8, rates, reference_is="bare ROUTER/DEALER with CURVE, copy=False")
-
-
 def control() -> Iterator[dict[str, Any]]:
     """Each message is answered, so the server reads and writes one of them in the time of one."""
     for name, run in (("transport_64B_messages", ours), ("keys_64B_messages", keyed)):
         rate = median(CONTROL / run(bytes(CONTROL_BYTES), CONTROL, 32) for _ in range(PAIRS))
         rates = rate, LEAST_CONTROL_S, rate / LEAST_CONTROL_S
-        yield _row(name, "1/s", 1.0, rates, reference_is="the least that it should be; each message is answered")
+        yield row(name, "1/s", 1.0, rates, reference_is="the least that it should be; each message is answered")
 
 
 def beside(what: str, script: str) -> dict[str, Any]:
@@ -153,7 +137,7 @@ def beside(what: str, script: str) -> dict[str, Any]:
     alone, elsewhere, here = taken.values()
     rates = median(here), median(elsewhere), median(a / b for a, b in zip(here, elsewhere, strict=True))
     more = {"alone": float(f"{median(alone):.4g}"), "lower": True}
-    return _row(f"keys_round_beside_{what}", "s", 1.1, rates, **more, reference_is="the same done to another server")
+    return row(f"keys_round_beside_{what}", "s", 1.1, rates, **more, reference_is="the same done to another server")
 
 
 def _rounds(model: torch.nn.Module, optimizer: AsyncOptimizer, times: int = 12) -> float:
@@ -185,12 +169,13 @@ def _started(script: str, *words: str) -> Iterator[str]:
 
 def rows() -> Iterator[dict[str, Any]]:
     torch.set_num_threads(1)
-    yield throughput()
+    reference_is = "bare ROUTER/DEALER with CURVE, copy=False"
+    yield throughput("keys_5MB_messages", 0.8, 40, keyed, bare_curve, reference_is)
     yield from control()
     yield beside("a_flood", FLOOD)
     yield beside("10000_connections_of_one_address", MANY)
 
 
 if __name__ == "__main__":
-    for row in rows():
-        print(json.dumps(row), flush=True)
+    for measured in rows():
+        print(json.dumps(measured), flush=True)

@@ -12,7 +12,6 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from statistics import median
 from typing import Any
 from xmlrpc.client import Binary, ServerProxy
 from xmlrpc.server import SimpleXMLRPCRequestHandler, SimpleXMLRPCServer
@@ -21,12 +20,12 @@ import msgpack
 import numpy as np
 import zmq
 
-from lightning_async.transport import zeromq
+from bench.turns import in_turn, row
+from lightning_async.transport import Connection, Listener, zeromq
 from lightning_async.wire.checksum import checksum
 from lightning_async.wire.frames import Envelope, pack, unpack
 from lightning_async.wire.messages import Push
 
-PAIRS = 7
 Run = Callable[[bytes, int, int], float]  # (payload, messages, window) -> seconds
 Prepare = Callable[["zmq.Socket[bytes]", "zmq.Socket[bytes]"], None]
 
@@ -36,14 +35,17 @@ def ours(payload: bytes, messages: int, window: int) -> float:
         contextlib.closing(zeromq.listen("tcp://127.0.0.1:0")) as listener,
         contextlib.closing(zeromq.connect(listener.address)) as connection,
     ):
+        return carried(listener, connection, payload, messages, window)
 
-        def answer() -> None:
-            peer, _ = listener.receive(10.0) or (b"", [])
-            listener.send(peer, [b"", b"ok"])
 
-        return _timed(
-            lambda: connection.send([b"", payload]), lambda: connection.receive(10.0), answer, messages, window
-        )
+def carried(listener: Listener, connection: Connection, payload: bytes, messages: int, window: int) -> float:
+    """Seconds for `messages` of one payload between two ends of ours."""
+
+    def answer() -> None:
+        peer, _ = listener.receive(10.0) or (b"", [])
+        listener.send(peer, [b"", b"ok"])
+
+    return timed(lambda: connection.send([b"", payload]), lambda: connection.receive(10.0), answer, messages, window)
 
 
 def bare(payload: bytes, messages: int, window: int, prepare: Prepare = lambda dealer, router: None) -> float:
@@ -63,7 +65,7 @@ def bare(payload: bytes, messages: int, window: int, prepare: Prepare = lambda d
             dealer.send(b"", zmq.SNDMORE)
             dealer.send(payload, copy=False)
 
-        return _timed(send, lambda: dealer.recv_multipart(copy=False), answer, messages, window)
+        return timed(send, lambda: dealer.recv_multipart(copy=False), answer, messages, window)
 
 
 class _OneLine(SimpleXMLRPCRequestHandler):
@@ -93,7 +95,7 @@ def xml_rpc(payload: bytes, messages: int, window: int) -> float:
             thread.join()
 
 
-def _timed(
+def timed(
     send: Callable[[], object], receive: Callable[[], object], answer: Callable[[], None], messages: int, window: int
 ) -> float:
     """Seconds for `messages` messages, after a few that open the line."""
@@ -113,25 +115,15 @@ def _timed(
     return took
 
 
-def _pairs(first: Callable[[], float], second: Callable[[], float]) -> tuple[float, float, float]:
-    """Medians of both, and the median ratio, of rates taken in turn."""
-    taken = [(first(), second()) for _ in range(PAIRS)]
-    return median(a for a, _ in taken), median(b for _, b in taken), median(a / b for a, b in taken)
-
-
-def _row(bench: str, unit: str, floor: float, rates: tuple[float, float, float], **more: Any) -> dict[str, Any]:
-    mine, reference, ratio = (float(f"{value:.4g}") for value in rates)
-    return {"bench": bench, "ours": mine, "reference": reference, "floor": floor, "unit": unit, "ratio": ratio, **more}
-
-
-def throughput() -> dict[str, Any]:
-    payload, messages = bytes(5_000_000), 100
+def throughput(bench: str, floor: float, messages: int, mine: Run, reference: Run, reference_is: str) -> dict[str, Any]:
+    """GB/s of messages of 5 MB, four of them under way."""
+    payload = bytes(5_000_000)
 
     def rate(run: Run) -> float:
         return messages * len(payload) / run(payload, messages, 4) / 1e9
 
-    rates = _pairs(lambda: rate(ours), lambda: rate(bare))
-    return _row("transport_5MB_messages", "GB/s", 0.9, rates, reference_is="bare ROUTER/DEALER, copy=False")
+    rates = in_turn(lambda: rate(mine), lambda: rate(reference))
+    return row(bench, "GB/s", floor, rates, reference_is=reference_is)
 
 
 def against_xml_rpc() -> dict[str, Any]:
@@ -141,16 +133,16 @@ def against_xml_rpc() -> dict[str, Any]:
     def rate(run: Run, messages: int) -> float:
         return messages * len(payload) / run(payload, messages, 4) / 1e9
 
-    rates = _pairs(lambda: rate(ours, 100), lambda: rate(xml_rpc, 8))
-    return _row("transport_5MB_against_xml_rpc", "GB/s", 20.0, rates, reference_is="xmlrpc of the stdlib, base64")
+    rates = in_turn(lambda: rate(ours, 100), lambda: rate(xml_rpc, 8))
+    return row("transport_5MB_against_xml_rpc", "GB/s", 20.0, rates, reference_is="xmlrpc of the stdlib, base64")
 
 
 def small_messages() -> dict[str, Any]:
     def rate(run: Run) -> float:
         return 5000 / run(bytes(100), 5000, 16)
 
-    rates = _pairs(lambda: rate(ours), lambda: rate(bare))
-    return _row("transport_100B_round_trips", "1/s", 0.4, rates, reference_is="bare ROUTER/DEALER, blocking")
+    rates = in_turn(lambda: rate(ours), lambda: rate(bare))
+    return row("transport_100B_round_trips", "1/s", 0.4, rates, reference_is="bare ROUTER/DEALER, blocking")
 
 
 def sums() -> dict[str, Any]:
@@ -162,8 +154,8 @@ def sums() -> dict[str, Any]:
         run()
         return vector.nbytes / (time.perf_counter() - started) / 1e9
 
-    rates = _pairs(lambda: rate(lambda: checksum(view)), lambda: rate(vector.max))
-    return _row("checksum_64MB", "GB/s", 0.4, rates, reference_is="one read pass (numpy max of int64)")
+    rates = in_turn(lambda: rate(lambda: checksum(view)), lambda: rate(vector.max))
+    return row("checksum_64MB", "GB/s", 0.4, rates, reference_is="one read pass (numpy max of int64)")
 
 
 def headers() -> dict[str, Any]:
@@ -177,14 +169,14 @@ def headers() -> dict[str, Any]:
             run()
         return 3000 / (time.perf_counter() - started)
 
-    rates = _pairs(
+    rates = in_turn(
         lambda: rate(lambda: unpack(pack(push))), lambda: rate(lambda: msgpack.unpackb(msgpack.packb(plain)))
     )
-    return _row("header_write_and_read", "1/s", 0.05, rates, reference_is="msgpack alone, nothing checked")
+    return row("header_write_and_read", "1/s", 0.05, rates, reference_is="msgpack alone, nothing checked")
 
 
 def rows() -> Iterator[dict[str, Any]]:
-    yield throughput()
+    yield throughput("transport_5MB_messages", 0.9, 100, ours, bare, "bare ROUTER/DEALER, copy=False")
     yield against_xml_rpc()
     yield small_messages()
     yield sums()
@@ -192,5 +184,5 @@ def rows() -> Iterator[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    for row in rows():
-        print(json.dumps(row), flush=True)
+    for measured in rows():
+        print(json.dumps(measured), flush=True)

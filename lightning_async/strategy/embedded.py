@@ -134,12 +134,9 @@ class EmbeddedServer:
                 pipe.write(line.encode() + b"\n")
 
     def _wait(self, timeout_s: float) -> bool:
-        deadline = time.monotonic() + timeout_s
-        while self.poll() is None:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(SLICE_S)
-        return True
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout_s)
+        return self.poll() is not None
 
     def _wait_until_ready(self, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s

@@ -100,7 +100,8 @@ class Reception:
         if act is None:
             raise ConfigError(f"got the order {order.what[:40]!r}, expected one of {', '.join(self._orders)}")
         act(order)
-        log.warning("the owner has ordered: %s %s", order.what, order.name[:80])
+        changes = (f"{name}={value!r}" for name, value in order.values.items())
+        log.warning("the owner has ordered: %s", " ".join(filter(None, (order.what, order.name[:80], *changes))))
         return self._ack()
 
     def _enrolled(self, door: Door, peer: bytes, enrol: m.Enrol) -> m.Enrolled:

@@ -146,7 +146,7 @@ def test_a_board_has_the_name_of_its_key_too(desk: Desk) -> None:
         assert (desk.say("worker", m.Hello(worker=name, instance="1", role="observer")) is None) is taken
 
 
-def test_the_owner_is_obeyed(desk: Desk) -> None:
+def test_the_owner_is_obeyed(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
     desk.ring.key("alice")
     for what, name in (("stop", ""), ("snapshot", ""), ("pardon", "w"), ("revoke", "alice")):
         assert desk.say("owner", m.Order(what=what, name=name)) == m.Ack(version=7)
@@ -154,6 +154,8 @@ def test_the_owner_is_obeyed(desk: Desk) -> None:
     assert desk.say("owner", m.Order(what="change", values={"quorum": 2})) == m.Ack(version=7)
     assert desk.done == ["stopped by its owner", "snapshot", "pardon w", "pardon v", "change {'quorum': 2}"]
     assert "alice  revoked" in (desk.ring.folder / "allowed.txt").read_text()
+    said = ["stop", "snapshot", "pardon w", "revoke alice", "pardon v", "change quorum=2"]
+    assert caplog.messages == [f"the owner has ordered: {order}" for order in said]
 
 
 def test_what_cannot_be_done_is_said(desk: Desk) -> None:

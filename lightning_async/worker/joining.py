@@ -7,21 +7,20 @@ from typing import Any, Protocol
 
 from lightning_async.layout import Shared
 from lightning_async.transport.base import Frame
-from lightning_async.wire.messages import Ack, Beat, Init, Reply, Request, Welcome
+from lightning_async.wire.messages import Ack, Beat, Init, Welcome
 from lightning_async.worker.replica import Replica
+from lightning_async.worker.requests import Asker
 
 GREET_S = 2.0  # how often a worker that waits for the first parameters asks whether it is to send them
 POLL_S = 0.1
 
 
-class Joiner(Protocol):
+class Joiner(Asker, Protocol):
     """What is needed of an engine."""
 
     shared: Shared
     replica: Replica
     clock: Callable[[], float]
-
-    def ask(self, message: Request, payload: tuple[Frame, ...] = ()) -> tuple[Reply, tuple[Frame, ...]]: ...
 
     def wait(self, ready: Callable[[], bool], timeout_s: float = 1e9) -> bool: ...
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -27,6 +27,8 @@ from lightning_async.wire.tensors import pack_tensors, unpack_tensors
 from lightning_async.worker.downloading import read_snapshot
 from lightning_async.worker.replica import Arrival
 
+Answer = TypeVar("Answer", Shared, Report, Params, Moments)
+
 
 class Asker(Protocol):
     """Who can ask: an engine, a board."""
@@ -37,33 +39,25 @@ class Asker(Protocol):
 
 def share(asker: Asker, key: str, value: str | None = None) -> str | None:
     """Offer `value` for `key` (the first offer wins) and learn what it has; None while nobody has offered."""
-    reply, _ = asker.ask(Share(key=key, value=value))
-    if not isinstance(reply, Shared):
-        raise ProtocolError(f"Share was answered by {type(reply).__name__}")
+    reply, _ = _asked(asker, Share(key=key, value=value), Shared)
     return reply.value
 
 
 def status(asker: Asker) -> dict[str, Any]:
     """The run's state, as `lightning-async status` shows it."""
-    reply, _ = asker.ask(Status())
-    if not isinstance(reply, Report):
-        raise ProtocolError(f"Status was answered by {type(reply).__name__}")
+    reply, _ = _asked(asker, Status(), Report)
     return reply.state
 
 
 def parameters(asker: Asker, layout: Layout) -> Arrival:
     """The newest published parameters, whole."""
-    reply, payload = asker.ask(Pull())
-    if not isinstance(reply, Params):
-        raise ProtocolError(f"Pull was answered by {type(reply).__name__}")
+    reply, payload = _asked(asker, Pull(), Params)
     return read_snapshot(reply, payload, layout.d, layout.b)
 
 
 def fetch_state(asker: Asker) -> dict[str, Tensor]:
     """The state of the server's optimizer by name: `outer/...`, or `<optimizer>/<parameter>/<key>` in gradient mode."""
-    reply, payload = asker.ask(Fetch())
-    if not isinstance(reply, Moments):
-        raise ProtocolError(f"Fetch was answered by {type(reply).__name__}")
+    reply, payload = _asked(asker, Fetch(), Moments)
     return unpack_tensors(reply.keys, reply.shapes, reply.dtypes, payload)
 
 
@@ -74,3 +68,11 @@ def load_state(asker: Asker, state: Mapping[str, Tensor]) -> None:
     """
     fields, payload = pack_tensors(state)
     asker.ask(Load(**fields), payload)
+
+
+def _asked(asker: Asker, request: Request, kind: type[Answer]) -> tuple[Answer, tuple[Frame, ...]]:
+    """The answer and its payload. Raises ProtocolError for one that is not of this kind."""
+    reply, payload = asker.ask(request)
+    if not isinstance(reply, kind):
+        raise ProtocolError(f"{type(request).__name__} was answered by {type(reply).__name__}")
+    return reply, payload

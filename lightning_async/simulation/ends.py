@@ -14,7 +14,7 @@ from lightning_async.errors import NetworkError
 from lightning_async.simulation.clock import Clock
 from lightning_async.simulation.network import FRAME_BYTES, Path
 from lightning_async.transport.base import Connection, Count, Frame, Listener, Traffic
-from lightning_async.wire.frames import flat
+from lightning_async.wire.frames import read_only
 from lightning_async.worker.world import Runner
 
 
@@ -113,7 +113,7 @@ class Gate(Listener):
     def send(self, peer: bytes, frames: Sequence[Frame]) -> bool:
         line = self._lines.get(peer)
         if line is not None:
-            line.take(_views(frames))
+            line.take(read_only(frames))
         return line is not None
 
     def wake(self) -> None: ...
@@ -143,7 +143,7 @@ class Line(Connection):
     def send(self, frames: Sequence[Frame]) -> None:
         if not self._open:
             raise NetworkError("this end is closed")
-        views, size = _views(frames), _size(frames)
+        views, size = read_only(frames), _size(frames)
         self._count.sent += size
         self._clock.at(self._up.arrival(size, self._clock.now), lambda: self._gate.take(self._peer, views))
 
@@ -173,10 +173,6 @@ class Line(Connection):
     def close(self) -> None:
         self._open = False
         self._gate.forget(self._peer)
-
-
-def _views(frames: Sequence[Frame]) -> list[memoryview]:
-    return [memoryview(flat(frame)).toreadonly() for frame in frames]
 
 
 def _size(frames: Sequence[Frame]) -> int:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from lightning_async.errors import CallerError, ConfigError, NetworkError
 from lightning_async.transport.base import Connection, Count, Frame, Listener, Traffic
 from lightning_async.transport.mailbox import Mailbox
-from lightning_async.wire.frames import flat
+from lightning_async.wire.frames import read_only
 
 SCHEME = "memory://"
 QUEUE = 64  # messages that wait in one direction
@@ -88,7 +88,7 @@ class MemoryListener(Listener):
         _check(self._closed)
         with _lock:
             mailbox = self._exchange.peers.get(peer)
-        return mailbox is not None and mailbox.put(_views(frames))
+        return mailbox is not None and mailbox.put(read_only(frames))
 
     def wake(self) -> None:
         self._exchange.inbox.wake()
@@ -121,7 +121,7 @@ class MemoryConnection(Connection):
             if self._peer not in self._exchange.peers:  # the first message, or the first to another listener
                 self._peer = next(_numbers).to_bytes(8, "big")
                 self._exchange.peers[self._peer] = self._inbox
-        views, largest_bytes = _views(frames), self._exchange.largest_bytes
+        views, largest_bytes = read_only(frames), self._exchange.largest_bytes
         if largest_bytes is not None and any(view.nbytes > largest_bytes for view in views):
             return
         if not self._exchange.inbox.put((self._peer, views)):
@@ -149,10 +149,6 @@ class MemoryConnection(Connection):
             self._exchange.peers.pop(self._peer, None)
             _leave(self._exchange)
         self._inbox.clear()
-
-
-def _views(frames: Sequence[Frame]) -> list[memoryview]:
-    return [memoryview(flat(frame)).toreadonly() for frame in frames]
 
 
 def _size(frames: Sequence[memoryview]) -> int:

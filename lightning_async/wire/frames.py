@@ -206,6 +206,11 @@ def _compare(sums: Any, payload: tuple[Frame, ...], verify: bool) -> tuple[int, 
     return tuple(sums)
 
 
+def read_only(frames: Sequence[Frame]) -> list[memoryview]:
+    """The same memory, that whoever gets these cannot write to; the `len` of each is its bytes."""
+    return [memoryview(flat(frame)).toreadonly() for frame in frames]
+
+
 def flat(frame: Frame) -> Frame:
     """The same memory as a frame whose `len` is its bytes."""
     if isinstance(frame, memoryview) and frame.format != "B":

@@ -15,12 +15,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from children import Children
 from eventually import ENOUGH_S
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from keyring import Keyring
 
 GRACE_S = 30.0  # for threads and sockets that are on their way out, on a machine that is busy
 PROC = Path("/proc/self")
@@ -94,6 +98,18 @@ def children() -> Iterator[Children]:
     made = Children()
     yield made
     made.end()
+
+
+@pytest.fixture
+def ring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Keyring:
+    """A server's keys; those of whoever runs the tests are not found."""
+    from keyring import Keyring
+
+    from lightning_async.transport.keys import VARIABLE
+
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.delenv(VARIABLE, raising=False)
+    return Keyring(tmp_path / "server")
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from __future__ import annotations
 from functools import cache
 
 import pytest
-import torch
 
 pytest.importorskip("sklearn")
 from digits import N
@@ -35,14 +34,6 @@ MORE = (
     "random(k=10.0)",
     "slow_drip(factor=3.0, share=0.95)",
 )
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from eventually import eventually
-from wires import COPIES, START, Ends
+from wires import COPIES, START
 
 from lightning_async.transport import TRANSPORTS, connect
 from lightning_async.transport.freight import Freight
@@ -13,13 +13,6 @@ from lightning_async.wire.messages import Ack, Beat, Params, Push
 from lightning_async.wire.parts import PARTS
 
 SIZE = 3_000_000
-
-
-@pytest.fixture(params=TRANSPORTS)
-def ends(request):
-    made = Ends(request.param)
-    yield made
-    made.close()
 
 
 class Pair:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from eventually import ENOUGH_S, eventually
 from peak import peak_memory
-from wires import COPIES, START, Ends
+from wires import COPIES, START
 
 from lightning_async.errors import CallerError, ConfigError, NetworkError
 from lightning_async.transport import TRANSPORTS, connect, listen
@@ -18,13 +18,6 @@ from lightning_async.transport import TRANSPORTS, connect, listen
 WAIT_S = ENOUGH_S
 SOON_S = 0.05
 NEVER_S = 1e4  # a wait that something ends; pytest ends one that nothing does
-
-
-@pytest.fixture(params=TRANSPORTS)
-def ends(request):
-    made = Ends(request.param)
-    yield made
-    made.close()
 
 
 def test_every_transport_is_held_to_this():

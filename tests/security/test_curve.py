@@ -7,7 +7,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 import zmq
@@ -21,11 +20,6 @@ from lightning_async.transport.keys import Key
 from lightning_async.transport.zeromq_curve import new_pair
 
 LOOPBACK = "tcp://127.0.0.1:0"
-
-
-@pytest.fixture
-def ring(tmp_path: Path) -> Keyring:
-    return Keyring(tmp_path / "server")
 
 
 @pytest.fixture

@@ -33,11 +33,6 @@ LAYOUT = shared_tensors(MODEL).layout
 
 
 @pytest.fixture
-def ring(tmp_path: Path) -> Keyring:
-    return Keyring(tmp_path / "server")
-
-
-@pytest.fixture
 def server(ring: Keyring, monkeypatch: pytest.MonkeyPatch) -> Iterator[ServerThread]:
     monkeypatch.setattr("lightning_async.server.service.GOODBYE_S", 0.0)  # eve does not leave of herself
     with ServerThread(RunConfig(local_steps=1, compression="packed"), keys=ring.folder) as running:

@@ -7,7 +7,6 @@ import itertools
 import socket
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import zmq
@@ -21,11 +20,6 @@ from lightning_async.transport.keys import Key
 
 LOOPBACK = "tcp://127.0.0.1:0"
 LARGEST = 1_000_000
-
-
-@pytest.fixture
-def ring(tmp_path: Path) -> Keyring:
-    return Keyring(tmp_path / "server")
 
 
 @pytest.fixture

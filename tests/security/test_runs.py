@@ -28,11 +28,6 @@ pytestmark = pytest.mark.usefixtures("unhurried")
 
 
 @pytest.fixture
-def ring(tmp_path: Path) -> Keyring:
-    return Keyring(tmp_path / "server")
-
-
-@pytest.fixture
 def server(ring: Keyring) -> Iterator[ServerThread]:
     with ServerThread(RunConfig(local_steps=2), keys=ring.folder) as running:
         yield running

@@ -18,13 +18,6 @@ from lightning_async.transport.keys import VARIABLE, file_for
 
 
 @pytest.fixture
-def ring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Keyring:
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.delenv(VARIABLE, raising=False)
-    return Keyring(tmp_path / "server")
-
-
-@pytest.fixture
 def server(ring: Keyring) -> Iterator[ServerThread]:
     with ServerThread(RunConfig(quorum=2), keys=ring.folder) as running:
         yield running

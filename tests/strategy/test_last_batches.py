@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from eventually import ENOUGH_S, eventually
+from eventually import ENOUGH_S
 from lightning.pytorch.callbacks import ModelCheckpoint
 from models import BATCH, SAMPLES, STEPS, Numbered, trainer
 from test_passes import ONE, Taking, ledger
@@ -135,15 +135,8 @@ def test_a_checkpoint_of_an_epoch_that_went_on_says_of_as_many_as_were_asked_for
     with ServerThread(RunConfig(local_steps=2, workers=2)) as server:
         other = Taking(server, Listing())
         other.take(BATCH)
-
-        def dies_when_we_wait() -> None:
-            eventually(lambda: ledger(server).left(0) == 0 and not ledger(server).held("ours"), ENOUGH_S, "the end")
-            other.die(server)
-
-        thread = threading.Thread(target=dies_when_we_wait, daemon=True)
-        thread.start()
-        first, ours = fit(1, None)
-        thread.join()
+        with other.dying(server):
+            first, ours = fit(1, None)
         path = str(next(tmp_path.glob(f"*step={ours.global_step}.ckpt")))
         done = fit(1, path)
         again = fit(2, path)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -45,6 +47,19 @@ class Taking:
     def take(self, count: int) -> list[int]:
         drawn = iter(self.sampler)
         return [next(drawn) for _ in range(count)]
+
+    @contextlib.contextmanager
+    def dying(self, server: ServerThread) -> Iterator[None]:
+        """Meanwhile this one dies, once the worker "ours" has come to its end and waits for what is held here."""
+
+        def die() -> None:
+            eventually(lambda: ledger(server).left(0) == 0 and not ledger(server).held("ours"), ENOUGH_S, "the end")
+            self.die(server)
+
+        thread = threading.Thread(target=die, daemon=True)
+        thread.start()
+        yield
+        thread.join()
 
     def die(self, server: ServerThread) -> None:
         """Go without a word, as far as the server's ledger is concerned."""
@@ -115,16 +130,9 @@ def test_what_another_loses_after_our_last_epoch_is_trained_on_in_one_more() -> 
     with ServerThread(RunConfig(local_steps=2, workers=2)) as server:
         other = Taking(server, module)
         taken = other.take(BATCH)
-
-        def dies_when_we_wait() -> None:
-            eventually(lambda: ledger(server).left(0) == 0 and not ledger(server).held("ours"), ENOUGH_S, "the end")
-            other.die(server)
-
         ours = trainer(AsyncWANStrategy(server.address, name="ours"), max_epochs=1)
-        thread = threading.Thread(target=dies_when_we_wait, daemon=True)
-        thread.start()
-        ours.fit(module, numbered())
-        thread.join()
+        with other.dying(server):
+            ours.fit(module, numbered())
         assert (ledger(server).passes, ledger(server).applied) == (1, SAMPLES)
     assert sorted(module.samples) == list(range(SAMPLES)), "each once"
     assert not set(taken) & set(module.samples[: len(taken)]), "and what the other had at the end"
@@ -193,16 +201,9 @@ def test_a_share_waits_for_what_others_hold_at_the_end_of_the_run() -> None:
     with ServerThread(RunConfig(local_steps=2, workers=2, epochs=1)) as server:
         other = Taking(server, module)
         other.take(BATCH)
-
-        def dies_when_we_wait() -> None:
-            eventually(lambda: ledger(server).left(0) == 0 and not ledger(server).held("ours"), ENOUGH_S, "the end")
-            other.die(server)
-
-        thread = threading.Thread(target=dies_when_we_wait, daemon=True)
-        thread.start()
         ours = trainer(AsyncWANStrategy(server.address, name="ours"), max_steps=1000, max_epochs=-1)
-        ours.fit(module, numbered())
-        thread.join()
+        with other.dying(server):
+            ours.fit(module, numbered())
         assert (ledger(server).passes, ledger(server).applied) == (1, SAMPLES)
     assert sorted(module.samples) == list(range(SAMPLES))
     assert ours.current_epoch <= 4, "it waits between epochs, instead of having empty ones"

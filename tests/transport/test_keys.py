@@ -34,13 +34,6 @@ PEER = b"\0\0\0\0\1"
 posix = pytest.mark.skipif(os.name != "posix", reason="no such modes here")
 
 
-@pytest.fixture
-def ring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Keyring:
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.delenv(VARIABLE, raising=False)
-    return Keyring(tmp_path / "server")
-
-
 def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 

@@ -27,7 +27,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", default="", help="where the invitation leaves it open. Default: this machine's.")
     parser.add_argument("--address", help="where to dial instead, for example the near end of a tunnel")
     parser.add_argument("--key", type=Path, metavar="FILE", help="where to write it. Default: the address's usual one")
-    parser.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS", help="Default: 10.")
+    parser.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS", help="for an answer. Default: 10.")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -23,7 +23,10 @@ def add(parser: argparse.ArgumentParser) -> None:
         "list the names with their numbers"
     )  # fmt: skip
     parser.add_argument("--to", metavar="ADDRESS", help="where the line leads: the server's tcp://host:port")
-    parser.add_argument("--listen", default="tcp://127.0.0.1:0", metavar="ADDRESS", help="where to dial instead")
+    parser.add_argument(
+        "--listen", default="tcp://127.0.0.1:0", metavar="ADDRESS", help="where to dial instead. Default: a free port "
+        "of this machine, which is printed"
+    )  # fmt: skip
     parser.add_argument("--public", action="store_true", help="allow --listen to be reached from other machines")
     parser.add_argument("--seed", type=int, default=0, help="of losses, jitter, brownouts and disconnects. Default: 0.")
     parser.add_argument(

@@ -17,7 +17,7 @@ def add_rights(parser: argparse.ArgumentParser) -> None:
     """The options that say by what right one orders."""
     parser.add_argument("--key", metavar="FILE", help="an owner's key, for a server with keys")
     parser.add_argument("--state-dir", type=Path, metavar="DIR", help="the server's own: the owner's token lies there")
-    parser.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS", help="Default: 10.")
+    parser.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS", help="for an answer. Default: 10.")
 
 
 def add(parser: argparse.ArgumentParser) -> None:

@@ -15,7 +15,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--state", type=Path, metavar="DIR", help="instead: read this state_dir, no server is needed")
     parser.add_argument("--json", action="store_true", help="the whole state as one JSON object")
     parser.add_argument("--key", metavar="FILE", help="a key of the server's list, for a server with keys")
-    parser.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS", help="Default: 10.")
+    parser.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS", help="for an answer. Default: 10.")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,15 +1,16 @@
 """What durability costs: pushes with and without the journal, recovery against applying, the pause of a snapshot.
 
 `python -m bench durability`. The server is a real one over TCP; eight workers in another process push as fast as they
-get receipts. Both servers, with the journal and without, run in turn on the same machine and the same disk (the
-folder of `tempfile`; set TMPDIR to measure another one). Payloads are 2.5 MB: dense float32 of 625,000 numbers, where
+get receipts. Servers with the journal and without run in turn on the same machine and the same disk (the folder of
+`tempfile`; set TMPDIR to measure another one). So does one without the journal beside a process that writes as many
+payloads and does nothing else (disk.py): `bound`, as a share of what the server alone does, is what that machine leaves
+to any journal, and `of_bound` what this one makes of it. Payloads are 2.5 MB: dense float32 of 625,000 numbers, where
 the server does least for each byte, int8 of 2.5 million, and top-k of 25 million.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -22,21 +23,21 @@ from typing import Any
 
 import torch
 
+from bench import disk
 from lightning_async.codecs import upload_codec
 from lightning_async.config import RunConfig
 from lightning_async.layout import read_manifest
 from lightning_async.persistence import open_journal
 from lightning_async.server import Coordinator, Service, memory, recovery
-from lightning_async.server.actions import Received
+from lightning_async.server.actions import Action, Event, Received
 from lightning_async.server.keeper import taken
-from lightning_async.server.recorder import Recorder
 from lightning_async.transport import connect, listen
 from lightning_async.wire import messages as m
 from lightning_async.wire.frames import Envelope, pack, unpack
 
 WORKERS = 8
 ROUNDS = 3  # of each server, in turn
-GROUPS = (1, 3, 6)  # payloads that are forced together
+JOURNAL, OFF, BESIDE = "with its journal", "without", "without, beside a writer"
 RECOVERED_D, RECOVERED = 10_000_000, 1000  # records
 PAUSED_D = 124_000_000
 KINDS: dict[str, tuple[int, str, int]] = {  # numbers, codec, pushes of each worker in a round
@@ -63,55 +64,38 @@ def _config(codec: str) -> RunConfig:
 
 
 def _throughput(kind: str, d: int, codec: str, pushes: int) -> dict[str, Any]:
-    rates: dict[bool, list[float]] = {True: [], False: []}
-    latencies: dict[bool, list[float]] = {True: [], False: []}
-    disk: list[float] = []
-    for turn in range(2 * ROUNDS):
-        durable = bool(turn % 2)
+    rates: dict[str, list[float]] = {JOURNAL: [], OFF: [], BESIDE: []}
+    latencies: dict[str, list[float]] = {JOURNAL: [], OFF: [], BESIDE: []}
+    alone: list[float] = []
+    for way in (OFF, JOURNAL, BESIDE) * ROUNDS:
         with tempfile.TemporaryDirectory() as folder:
-            disk.append(_disk(Path(folder)))
-            found = _served(Path(folder) if durable else None, d, codec, pushes)
-        rates[durable].append(found["rate"])
-        latencies[durable] += found["latencies"]
-    ours, reference = median(rates[True]), median(rates[False])
+            alone.append(disk.alone(Path(folder)))
+            found = _served(Path(folder), way, d, codec, pushes)
+        rates[way].append(found["rate"])
+        latencies[way] += found["latencies"]
+    ours, reference, bound = (median(rates[way]) for way in (JOURNAL, OFF, BESIDE))
     return {
         "bench": f"durable pushes of 2.5 MB ({kind}), {WORKERS} workers, against the journal off",
         "ours": ours, "reference": reference, "unit": "pushes/s", "ratio": ours / reference, "floor": 0.80,
-        "receipt_p50_ms": _quantile_ms(latencies[True], 0.5), "receipt_p99_ms": _quantile_ms(latencies[True], 0.99),
-        "off_p50_ms": _quantile_ms(latencies[False], 0.5), "off_p99_ms": _quantile_ms(latencies[False], 0.99),
-        "group": found["group"], "disk_alone": median(disk), "of_disk": ours / median(disk),
+        "bound": bound / reference, "of_bound": ours / bound,
+        "receipt_p50_ms": _quantile_ms(latencies[JOURNAL], 0.5),
+        "receipt_p99_ms": _quantile_ms(latencies[JOURNAL], 0.99),
+        "off_p50_ms": _quantile_ms(latencies[OFF], 0.5), "off_p99_ms": _quantile_ms(latencies[OFF], 0.99),
+        "disk_alone": median(alone), "of_disk": ours / median(alone),
     }  # fmt: skip
-
-
-def _disk(folder: Path) -> float:
-    """How many payloads a second this disk takes from a program that does nothing but append and force them, in the
-    groups that are best for it: nothing that keeps them can be faster."""
-    return max(_alone(folder / "alone", group) for group in GROUPS)
-
-
-def _alone(path: Path, group: int) -> float:
-    payload = os.urandom(2_500_000)
-    with path.open("wb", buffering=0) as file:
-        began = time.perf_counter()
-        for number in range(1, 13):
-            file.write(payload)
-            if number % group == 0:
-                os.fdatasync(file.fileno())
-        return 12 / (time.perf_counter() - began)
 
 
 def _quantile_ms(seconds: list[float], q: float) -> float:
     return 1e3 * sorted(seconds)[min(len(seconds) - 1, int(q * len(seconds)))]
 
 
-def _served(folder: Path | None, d: int, codec: str, pushes: int) -> dict[str, Any]:
+def _served(folder: Path, way: str, d: int, codec: str, pushes: int) -> dict[str, Any]:
     """Pushes per second and receipt latencies of one server, in this process; its workers are in another one."""
-    if folder is None:
-        recorder, coordinator = None, Coordinator(_config(codec), "bench")
-    else:
+    recorder, coordinator = None, Coordinator(_config(codec), "bench")
+    if way == JOURNAL:
         recorder = recovery.recorded(_config(codec), "bench", folder, time.monotonic())
         coordinator = recorder.coordinator
-    groups = _count_groups(recorder)
+    beside = _beside(coordinator, folder) if way == BESIDE else None
     service = Service(coordinator, listen("tcp://127.0.0.1:0"), recorder=recorder)
     command = [sys.executable, "-m", "bench.durability", service.address, str(d), codec, str(pushes)]
     workers = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -125,17 +109,23 @@ def _served(folder: Path | None, d: int, codec: str, pushes: int) -> dict[str, A
     finally:
         waiting.join()
         service.close()
-    return {**found, "group": sum(groups) / len(groups) if groups else 0.0}
+    if beside is not None:
+        beside.end()
+        found["ended"] = time.monotonic()
+    return {**found, "rate": len(found["latencies"]) / (found["ended"] - found["began"])}
 
 
-def _count_groups(recorder: Recorder | None) -> list[int]:
-    """Where the sizes of the journal's groups will be."""
-    groups: list[int] = []
-    if recorder is not None:
-        journal = recorder.commits._journal
-        append = journal.append
-        journal.append = lambda records, *rest: (groups.append(len(records)), append(records, *rest))[1]  # type: ignore[method-assign]
-    return groups
+def _beside(coordinator: Coordinator, folder: Path) -> disk.Beside:
+    """What writes a payload for each update that `coordinator` gets."""
+    beside, handle = disk.Beside(folder), coordinator.handle
+
+    def handled(event: Event, now: float) -> list[Action]:
+        if isinstance(event, Received) and isinstance(event.envelope.message, m.Push):
+            beside.count()
+        return handle(event, now)
+
+    coordinator.handle = handled  # type: ignore[method-assign]
+    return beside
 
 
 def _work(address: str, d: int, codec: str, pushes: int) -> None:
@@ -159,7 +149,7 @@ def _work(address: str, d: int, codec: str, pushes: int) -> None:
         message = m.Push(seq=done[i] + 1, base=0, digest=digest)
         lines[i].send(pack(Envelope(3 + done[i], message, (payload, b""))))
 
-    began = time.perf_counter()
+    began = time.monotonic()
     for i in range(WORKERS):
         push(i)
     while min(done) < pushes:
@@ -175,10 +165,10 @@ def _work(address: str, d: int, codec: str, pushes: int) -> None:
             if done[i] < pushes:
                 push(i)
         time.sleep(0.0002)
-    rate = len(took) / (time.perf_counter() - began)
+    ended = time.monotonic()
     for line in lines:
         line.close()
-    print(json.dumps({"rate": rate, "latencies": took}))
+    print(json.dumps({"began": began, "ended": ended, "latencies": took}))
 
 
 def _recovery() -> dict[str, Any]:

@@ -17,7 +17,7 @@ import logging
 import sqlite3
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias
@@ -91,24 +91,22 @@ class Journal:
         self.last: int = self.first - 1 if high is None else high
         self._payloads = Payloads(folder)
         self._ahead: dict[int, Row] = {}  # of records whose payload is written before their turn
+        self._thread = ThreadPoolExecutor(1, "lightning-async-disk")
 
     def append(self, records: Sequence[Record], following: Following = nothing) -> None:
         """Keep `records`, all or none; they are on the disk afterwards.
 
-        `following` gives the records that come after them, one by one and None when their forcing is done: meanwhile
-        the payloads of these are written, since copying takes as long as the disk does.
+        `following` gives the records that come after them, one by one and None when these are there: meanwhile the
+        payloads of those are written, since a disk that only waits for a commit has nothing to do.
 
         Raises OSError, also for what SQLite says of the disk; then none is there, and it may be tried again.
         """
         try:
             rows = [self._ahead.pop(r.number) if r.number in self._ahead else self._stored(r) for r in records]
             self._at("journal.written")
-            forced = self._payloads.forcing()
-            while (record := following(forced)) is not None:
-                self._ahead[record.number] = self._stored(record)
-            forced.result()
-            self._at("journal.synced")
-            self._commit(rows)
+            kept = self._thread.submit(self._keep, rows, self._payloads.forcing())
+            self._write_ahead(kept, following)
+            kept.result()
         except (OSError, sqlite3.Error) as error:
             self._ahead.clear()
             with suppress(OSError, sqlite3.Error):
@@ -116,6 +114,17 @@ class Journal:
             raise error if isinstance(error, OSError) else _of_disk(error) from error
         self.last = records[-1].number
         self._at("journal.committed")
+
+    def _keep(self, rows: Sequence[Row], force: Callable[[], None]) -> None:
+        force()
+        self._at("journal.synced")
+        self._commit(rows)
+
+    def _write_ahead(self, kept: Future[None], following: Following) -> None:
+        """Write the payloads that `following` gives. One that cannot be written will say so in its turn."""
+        with suppress(OSError):
+            while (record := following(kept)) is not None:
+                self._ahead[record.number] = self._stored(record)
 
     def read(self, after: int = 0) -> Iterator[Record]:
         """The records with greater numbers, in order. Raises JournalError at one that is damaged or missing."""
@@ -179,6 +188,7 @@ class Journal:
 
     def close(self) -> None:
         """Let go of the files. Idempotent."""
+        self._thread.shutdown()
         self._connection.close()
         self._payloads.close()
 

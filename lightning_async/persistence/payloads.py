@@ -1,5 +1,6 @@
 """The payloads of a journal: files `payload-<first record>.bin` that are appended to, and unlinked when pruned.
 
+A large payload goes to the disk directly (direct.py), a small one through the page cache; none is copied together.
 Nothing here knows what is committed: the journal's rows say where a payload stands, and whatever lies behind the last
 of them is cut off. `forcing` is done before the commit of the rows, so a row never names bytes that a crash takes away.
 """
@@ -9,13 +10,14 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from io import FileIO
 from pathlib import Path
 
 from lightning_async.files import force, force_data, keep_no_copy
+from lightning_async.persistence import direct
 from lightning_async.wire.frames import Frame
 
 SEGMENT_BYTES = 2**28  # a file is followed by the next one once it is this long
@@ -36,7 +38,7 @@ class Payloads:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._file: FileIO | None = None
-        self._waiter: ThreadPoolExecutor | None = None
+        self._direct: int | None = None  # the same file, past the page cache
         self._dirty = False
         self.end = Place()
 
@@ -45,28 +47,29 @@ class Payloads:
         if self._file is None or self.end.start >= SEGMENT_BYTES:
             self._begin(number)
         assert self._file is not None
-        place, size = self.end, sum(map(len, frames))
+        size, start, done = sum(map(len, frames)), self.end.start, 0
         self._dirty = True
+        if size >= direct.DIRECT_BYTES and self._direct is not None:
+            start = direct.begin(frames, start)
+            done = direct.write(self._direct, frames, start)
+        self._file.seek(start + done)
         for frame in frames:
-            view = memoryview(frame)
+            view = memoryview(frame)[done:]
+            done = max(0, done - len(frame))
             while len(view):
                 view = view[self._file.write(view) :]
-        self.end = Place(place.segment, place.start + size)
+        place, self.end = Place(self.end.segment, start), Place(self.end.segment, start + size)
         return place
 
-    def forcing(self) -> Future[None]:
-        """Begin to force what was written so far; done when it is on the disk, or with the OSError that it is not.
+    def forcing(self) -> Callable[[], None]:
+        """What forces all that was written so far to the disk, once and from any thread, and may raise OSError.
 
-        More may be written meanwhile. A thread of its own waits for the disk.
+        More may be written meanwhile.
         """
         if not self._dirty or self._file is None:
-            done: Future[None] = Future()
-            done.set_result(None)
-            return done
+            return lambda: None
         self._dirty = False
-        if self._waiter is None:
-            self._waiter = ThreadPoolExecutor(1, "lightning-async-disk")
-        return self._waiter.submit(_forced, os.dup(self._file.fileno()))
+        return partial(_force, os.dup(self._file.fileno()))
 
     def back_to(self, place: Place) -> int:
         """Cut off what lies behind `place`; how many bytes that were. Raises OSError."""
@@ -77,11 +80,12 @@ class Payloads:
             if segment < place.segment:
                 continue
             size = path.stat().st_size
-            lost += max(0, size - (keep or 0))
+            lost += _written(path, keep or 0, size)
             if keep is None:
                 path.unlink()
             else:
                 self._file = _cut(path, keep, min(size, keep))
+                self._direct = direct.opened(path)
         return lost
 
     def read(self, place: Place, size: int) -> bytes:
@@ -99,19 +103,19 @@ class Payloads:
     def close(self) -> None:
         """Idempotent."""
         self._let_go()
-        if self._waiter is not None:
-            self._waiter.shutdown()
-        self._waiter = None
 
     def _let_go(self) -> None:
         if self._file is not None:
             self._file.close()
-        self._file, self._dirty = None, False
+        if self._direct is not None:
+            os.close(self._direct)
+        self._file, self._direct, self._dirty = None, None, False
 
     def _begin(self, number: int) -> None:
-        self.forcing().result()
+        self.forcing()()
         self._let_go()
         self._file = FileIO(self._path(number), "w+")
+        self._direct = direct.opened(self._path(number))
         self.end = Place(number, 0)
         force(self._folder)
 
@@ -122,12 +126,21 @@ class Payloads:
         return self._folder / f"payload-{segment:012d}.bin"
 
 
-def _forced(descriptor: int) -> None:
+def _force(descriptor: int) -> None:
     try:
         force_data(descriptor)
         keep_no_copy(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _written(path: Path, start: int, size: int) -> int:
+    """How many bytes somebody has written to the file behind byte `start`: not the zeros of a page's end."""
+    if size - start >= direct.PAGE:
+        return size - start
+    with FileIO(path) as file:
+        file.seek(start)
+        return len(file.read().rstrip(b"\0"))
 
 
 def _cut(path: Path, at: int, size: int) -> FileIO:

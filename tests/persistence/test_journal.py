@@ -318,7 +318,7 @@ def test_a_file_that_cannot_be_cut_is_never_written_over(tmp_path: Path, monkeyp
         store.back_to(end)
     monkeypatch.undo()
     again = store.write(2, [b"the second try"])
-    store.forcing().result()
+    store.forcing()()
     assert store.read(kept, 12) == b"acknowledged"
     assert store.read(again, 14) == b"the second try"
     store.close()

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from lightning_async.config import RunConfig
-from lightning_async.persistence import payloads, write
+from lightning_async.persistence import direct, payloads, write
 from lightning_async.server import Keeper, Service
 from lightning_async.server.recovery import recorded
 from lightning_async.transport import listen
@@ -88,6 +88,7 @@ class Mortal(Listener):
 def live(life: Life) -> None:
     """Serve until killed, or until the host has gone."""
     mutate(life.mutation)
+    direct.DIRECT_BYTES = 10_000 if life.at % 2 else 2**18  # one life writes payloads directly, the next does not
     fate, folder = Fate(life.point, life.at), Path(life.folder)
     recorder = recorded(RunConfig(**life.config), "crashing", folder, time.monotonic(), run_id="one", at=fate)
     keeper = Keeper(

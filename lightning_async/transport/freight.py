@@ -87,6 +87,10 @@ class Freight:
         self._go(owner, cut)
         return True
 
+    def speed(self, peer: bytes) -> float | None:
+        """Bytes per second of the line to `peer`, as far as it was measured not long ago by what went in chunks."""
+        return self._speed(self._owner(peer))
+
     def leaving(self, request: int) -> Cut | None:
         """The chunks of this request that are not all there."""
         return next((cut for cuts in self._cuts.values() for cut in cuts.values() if cut.request == request), None)

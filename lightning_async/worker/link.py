@@ -282,7 +282,7 @@ class Link:
             raise UnreachableError(
                 f"nobody answered at {self._address} for {silent:.0f} s. {self.connection.trouble or CHECK}"
             )
-        rate, rtt_s = self.gauge.bytes_per_s.value, self.gauge.rtt_s.value
+        rate, rtt_s = self.gauge.bytes_per_s.value or self._freight.speed(SERVER), self.gauge.rtt_s.value
         oldest = min(call.sent_at for call in self._calls.values())
         moving = under_way(self._calls.values(), self._freight, self._reply_bytes, rate)
         if min(silent, now - oldest) > silence_s(self._run_patience_s, moving, rate, rtt_s):

@@ -16,7 +16,8 @@ from lightning_async.transport.faults import FaultyConnection, Script
 from lightning_async.wire import messages as m
 from lightning_async.wire.frames import Envelope, unpack
 from lightning_async.wire.parts import PARTS, Chunk
-from lightning_async.worker.calls import under_way
+from lightning_async.worker import patience
+from lightning_async.worker.calls import Gauge, under_way
 from lightning_async.worker.patience import run_patience_s, silence_s
 
 ROWS = 100_000  # 1.2 MB
@@ -235,6 +236,22 @@ def test_one_knob_says_how_long_silence_is(town: Callable[..., Town]) -> None:
     place.until(lambda: receipts, 300.0)
     assert place.config.patience_s / 2 <= place.now - began < place.config.patience_s
     assert len(place.lines) == 2
+
+
+def test_a_line_that_dies_under_its_first_update_is_dialled_anew_by_what_that_has_measured(
+    town: Callable[..., Town],
+) -> None:
+    """Not by the slowest line that there may be, on which as much would take much longer."""
+    place = town(Script().delay(0.05))
+    place.link.gauge = Gauge()  # as of a worker that did not begin the run
+    place.link._freight._speeds.clear()
+    receipts = place.push(1)
+    place.until(lambda: place.link._freight.speed(b"") and not receipts, 10.0)
+    break_line(place)
+    began = place.now
+    place.until(lambda: len(place.lines) == 2, 300.0)
+    assert place.now - began < place.config.patience_s * patience.SILENCE_SHARE + 5.0
+    place.until(lambda: receipts, 60.0)
 
 
 def test_silence_is_longer_on_a_line_that_has_more_to_carry() -> None:

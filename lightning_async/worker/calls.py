@@ -3,6 +3,7 @@ other side from being heard, or come from it."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -85,7 +86,9 @@ def most_wanted(call: Call | None, reply_bytes: int) -> int:
 
 def under_way(calls: Iterable[Call], freight: Freight, reply_bytes: float, bytes_per_s: float | None) -> float:
     """Bytes that must pass before the server can be heard again: what was sent, and the largest usual answer. Of what
-    goes in chunks it is what has no acknowledgement, and no more comes at a time than takes the line a moment."""
+    goes in chunks it is what has no acknowledgement, and nothing that goes whole beside takes the line more than a
+    moment, in either direction; nor does what is no longer on its way, since nothing was heard of it for too long."""
+    most = max(CUT_BYTES, (bytes_per_s or 0.0) * SPAN_S) if freight.takers else math.inf
     cuts = [(call, freight.leaving(call.id)) for call in calls]
-    sent = sum(call.bytes if cut is None else cut.under_way for call, cut in cuts)
-    return sent + (min(reply_bytes, max(CUT_BYTES, (bytes_per_s or 0.0) * SPAN_S)) if freight.takers else reply_bytes)
+    sent = sum(min(most, call.bytes) if cut is None else cut.under_way for call, cut in cuts)
+    return sent + min(reply_bytes, most)

@@ -13,10 +13,10 @@ from town import Town, raw
 from lightning_async.config import RunConfig
 from lightning_async.server.actions import Received
 from lightning_async.transport.faults import FaultyConnection, Script
+from lightning_async.transport.freight import CUT_BYTES
 from lightning_async.wire import messages as m
 from lightning_async.wire.frames import Envelope, unpack
 from lightning_async.wire.parts import PARTS, Chunk
-from lightning_async.worker import patience
 from lightning_async.worker.calls import Gauge, under_way
 from lightning_async.worker.patience import run_patience_s, silence_s
 
@@ -241,17 +241,33 @@ def test_one_knob_says_how_long_silence_is(town: Callable[..., Town]) -> None:
 def test_a_line_that_dies_under_its_first_update_is_dialled_anew_by_what_that_has_measured(
     town: Callable[..., Town],
 ) -> None:
-    """Not by the slowest line that there may be, on which as much would take much longer."""
+    """Not by the slowest line that there may be, on which as much would take minutes."""
     place = town(Script().delay(0.05))
     place.link.gauge = Gauge()  # as of a worker that did not begin the run
     place.link._freight._speeds.clear()
+    place.link._reply_bytes = 10**8
     receipts = place.push(1)
-    place.until(lambda: place.link._freight.speed(b"") and not receipts, 10.0)
+    calls, freight = place.link._calls, place.link._freight
+    place.until(lambda: freight.speed(b"") and under_way(calls.values(), freight, 0, None) > 200_000, 10.0)
     break_line(place)
     began = place.now
     place.until(lambda: len(place.lines) == 2, 300.0)
-    assert place.now - began < place.config.patience_s * patience.SILENCE_SHARE + 5.0
+    assert place.now - began < place.config.patience_s
     place.until(lambda: receipts, 60.0)
+
+
+def test_what_was_given_up_keeps_no_line_from_being_dialled_anew(town: Callable[..., Town]) -> None:
+    """Nothing was heard of its chunks for as long as they are kept."""
+    place = town()
+    place.link._freight._speeds.clear()
+    place.push(1)
+    call = place.link._calls[place.link._next_id]
+    assert place.link._freight.leaving(call.id) is not None
+    place.link._freight.cancel(call.id)
+    assert under_way([call], place.link._freight, 10**8, None) == 2 * CUT_BYTES
+    assert under_way([call], place.link._freight, 10**8, 1e6) == 2e6
+    place.link._freight.takers.clear()
+    assert under_way([call], place.link._freight, 10**8, 1e6) == call.bytes + 10**8, "the line takes no chunks"
 
 
 def test_silence_is_longer_on_a_line_that_has_more_to_carry() -> None:

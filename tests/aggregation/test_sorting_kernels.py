@@ -9,10 +9,25 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
-from lightning_async.aggregation import kernels
+from lightning_async.aggregation import aggregator, kernels
 from lightning_async.aggregation.networks import selecting, sorting
 
+WHOLE = (
+    "mean",
+    "median",
+    "trimmed_mean(f=2)",
+    "meamed(f=2)",
+    "krum(f=2)",
+    "multi_krum(f=2)",
+    "bulyan(f=2)",
+    "mda(f=2)",
+    "geometric_median",
+    "centered_clipping(tau=100.0)",
+    "pipeline(arc(f=2), nnm(f=2), trimmed_mean(f=2))",
+    "pipeline(bucketing(s=2), median)",
+)
 LENGTHS = [1, 127, 128, 129, 8192, 20001]
 
 
@@ -92,6 +107,20 @@ def test_compiled_equals_numpy_to_the_last_bit(n, b, monkeypatch):
     monkeypatch.setattr(kernels, "compiled", lambda: None)
     for a, c in zip(fast, results(rows, weights), strict=True):
         np.testing.assert_array_equal(a, c)
+
+
+@pytest.mark.skipif(kernels.compiled() is None, reason="numba is not installed")
+@pytest.mark.parametrize("weights", [[1.0] * 11, [0.5 + 0.05 * i for i in range(11)]])
+@pytest.mark.parametrize("spec", WHOLE)
+def test_a_whole_rule_without_numba_gives_the_same(spec, weights, monkeypatch):
+    """To the last bit where no distances are measured."""
+    rows = [torch.from_numpy(row) for row in np.random.default_rng(3).normal(size=(11, 5000)).astype(np.float32)]
+    rule = aggregator(spec)
+    fast = rule.apply(rows, weights, rule.init(5000)).vector
+    monkeypatch.setattr(kernels, "compiled", lambda: None)
+    exact = spec in ("mean", "median", "trimmed_mean(f=2)", "meamed(f=2)")
+    slow = rule.apply(rows, weights, rule.init(5000)).vector
+    torch.testing.assert_close(fast, slow, rtol=0.0 if exact else 1e-6, atol=0.0 if exact else 1e-7)
 
 
 @pytest.mark.skipif(kernels.compiled() is None, reason="numba is not installed")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -21,8 +22,11 @@ from lightning_async.layout import read_manifest
 from lightning_async.server import Coordinator
 from lightning_async.server.actions import Received, Send, Tick
 from lightning_async.transport import allowed, invitations
+from lightning_async.transport.cutting import digest
+from lightning_async.transport.freight import Freight
 from lightning_async.wire import frames as f
 from lightning_async.wire import messages as m
+from lightning_async.wire.parts import PARTS, Chunk, Drop, Have, Offer, Part
 from lightning_async.wire.session import State, advance, fits
 from lightning_async.wire.tensors import unpack_tensors
 
@@ -33,7 +37,9 @@ CODECS = (
 MANIFEST = [["w", [2, 3], "float32", "parameter"], ["b", [2], "float32", "parameter"], ["m", [2], "float32", "buffer"]]
 LAYOUT = read_manifest(MANIFEST)
 PEERS = (b"peer a", b"peer b", b"peer c", b"nobody")
+ROOM = 2  # of a freight, for each owner
 LIFE = 400  # inputs of one coordinator
+LARGE = f.pack(f.Envelope(7, m.Params(form="snapshot", version=1), (bytes(300_000),)))
 SPLIT = b"\xfe\xff\xfe"
 
 
@@ -121,6 +127,47 @@ def sessions(data: bytes) -> None:
         advance(state, kind)
 
 
+def freight(data: bytes) -> None:
+    """Any parts of large messages, of any peers in any order, while one to them is under way: what they complete is
+    frames, nothing else raises, and no more is kept than has come."""
+    if data:
+        yard, clock = _yard(bool(data[0] % 2))
+        came = sum(_part(yard, clock, part) for part in data[1:].split(SPLIT)[:16] if len(part) > 2)
+        assert sum(ways.coming[0] for ways in yard.under_way().values()) <= came
+        assert all(len(found) <= ROOM for found in yard._gathered.values())
+        assert len(yard._cuts) <= 1
+        clock[0] += 1000.0
+        yard.tick()
+        assert not yard.under_way(), "whoever says no more is forgotten"
+
+
+def _yard(sends: bool) -> tuple[Freight, list[float]]:
+    """A server's end, and its clock."""
+    clock = [0.0]
+    owners = dict(zip(PEERS, ("a", "b", "a"), strict=False))
+    yard = Freight(lambda peer, frames: True, lambda peer: owners.get(peer, ""), lambda: clock[0], ROOM, keep_s=500.0)
+    yard.largest_bytes, yard.takers, yard._salt = 2**20, set(PEERS), bytes(16)
+    if sends:
+        yard.send(PEERS[0], LARGE)
+    return yard, clock
+
+
+def _part(yard: Freight, clock: list[float], part: bytes) -> int:
+    """Its bytes of payload. In half of the cases a chunk gets the right digest: an attacker computes it too."""
+    clock[0] += part[1] / 16
+    head, _, payload = part[2:].partition(b"\xfd\xfd")
+    with contextlib.suppress(f.FrameError):
+        got = f.unpack([b"", f.sealed(head), *([payload] if payload else [])], verify=False)
+        if isinstance(got.message, Chunk) and part[0] & 64:
+            got = replace(got, message=replace(got.message, digest=digest(payload)))
+        if isinstance(got.message, PARTS):
+            whole = yard.take(PEERS[part[0] % len(PEERS)], got)
+            if whole is not None:
+                f.unpack(whole, verify=False)
+        yard.tick()
+    return len(payload)
+
+
 _inputs = itertools.count()
 
 
@@ -152,6 +199,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "manifests": manifests,
     "lists": lists,
     "sessions": sessions,
+    "freight": freight,
 }
 
 
@@ -192,6 +240,24 @@ def _session_inputs() -> list[bytes]:
     return [*parts, *pushes, SPLIT.join(parts[:6]), SPLIT.join(pushes[3:9])]
 
 
+def _freight_inputs() -> list[bytes]:
+    """Offers and chunks that make a message, and what a receiver says of the one that is under way."""
+    header = bytes(f.pack(f.Envelope(7, m.Push(seq=1, base=0, digest=LAYOUT.digest), (bytes(9), b"123")))[1])
+    name = next(iter(_yard(True)[0]._cuts["a"]))
+
+    def said(part: Part, payload: bytes = b"", peer: int = 64) -> bytes:
+        return bytes((peer, 3)) + bytes(f.pack(f.Envelope(7, part))[1])[f.PREFIX_BYTES :] + b"\xfd\xfd" + payload
+
+    offer = said(Offer(transfer="t", sizes=[9, 3]), header)
+    chunks = [said(Chunk(transfer="t", offset=at, digest="")) + bytes(size) for at, size in ((0, 5), (5, 4), (9, 3))]
+    haves = [Have(transfer=name, offset=n, round=1, missing=n == 9) for n in (-1, 0, 9, 65_536, 300_000)]
+    told = [said(have) for have in haves]
+    whole = [offer, *chunks, said(Drop(transfer="t"))]
+    return [
+        b"\1" + SPLIT.join(parts) for parts in (whole, told, [*whole, *told], [offer, chunks[1], *whole], *zip(whole))
+    ]
+
+
 _SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "frames": lambda: [bytes((way,)) + head for way in (0, 1, 3) for head in _messages()],
     "decoders": _payloads,
@@ -202,4 +268,5 @@ _SEEDS: dict[str, Callable[[], list[bytes]]] = {
         b"tcp://host:1/" + b"0f" * 32 + b"/" + b"0" * 12 + b"-" + b"0" * 32,
     ],
     "sessions": _session_inputs,
+    "freight": _freight_inputs,
 }

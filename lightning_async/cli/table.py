@@ -20,7 +20,7 @@ UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 def text(state: Mapping[str, Any]) -> str:
     """The page that `status` prints. Raises ProtocolError for a state that is not one."""
     try:
-        parts = [_head(state), _workers(state), _refused(state), _leases(state), _staleness(state)]
+        parts = [_head(state), _workers(state), _transfers(state), _refused(state), _leases(state), _staleness(state)]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ProtocolError(f"the server's report cannot be read: {error!r}; update the older side") from error
     return "\n\n".join(part for part in parts if part)
@@ -100,6 +100,16 @@ def _refused(state: Mapping[str, Any]) -> str:
         reasons["before joining"] += state["refused_strangers"]
     listed = ", ".join(f"{plain(reason)} {count}" for reason, count in reasons.most_common())
     return f"refused: {listed}" if listed else ""
+
+
+def _transfers(state: Mapping[str, Any]) -> str:
+    """A line for each message that is on its way in chunks, as its worker sees it."""
+    rows = [(name, way, part) for name, ways in state.get("transfers", {}).items() for way, part in ways.items()]
+    return "\n".join(
+        f"{plain(name)} {plain(way)}: {size(part['bytes'])} of {size(part['total'])} "
+        f"({_percent(part['bytes'] / max(1, part['total']))})"
+        for name, way, part in rows
+    )
 
 
 def _leases(state: Mapping[str, Any]) -> str:

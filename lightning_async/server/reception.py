@@ -16,8 +16,10 @@ from lightning_async.errors import ConfigError
 from lightning_async.server.gate import Gate
 from lightning_async.server.members import Member
 from lightning_async.server.probing import Probes
+from lightning_async.server.sharing import OWNS
 from lightning_async.transport.allowed import revoke
 from lightning_async.transport.door import Door
+from lightning_async.transport.freight import Moving
 from lightning_async.transport.keys import KEY_BYTES
 from lightning_async.wire import messages as m
 from lightning_async.wire.frames import Envelope
@@ -84,11 +86,26 @@ class Reception:
             return []
         return [member.name for member in members if member.alive and self._gate.is_out(member)]
 
-    def completed(self, envelope: Envelope) -> Envelope:
-        """A report says beside the run's state what was turned away at the door."""
-        if self._door is None or not isinstance(envelope.message, m.Report):
+    def owned(self, peer: bytes, envelope: Envelope) -> Envelope:
+        """What the run hears: a word on the board is of the key that says it, and no other key reads or takes it."""
+        if self._door is None or not isinstance(envelope.message, m.Share):
             return envelope
-        return replace(envelope, message=m.Report(state=envelope.message.state | {"door": dict(self._door.counts)}))
+        key = f"{self._door.caller(peer).name}{OWNS}{envelope.message.key}"
+        return replace(envelope, message=replace(envelope.message, key=key))
+
+    def completed(self, envelope: Envelope, moving: Mapping[str, Moving]) -> Envelope:
+        """A report says beside the run's state what is on its way in chunks, and what was turned away at the door; a
+        word of the board goes to its owner under the name that he knows."""
+        if isinstance(envelope.message, m.Shared) and self._door is not None:
+            return replace(envelope, message=replace(envelope.message, key=envelope.message.key.partition(OWNS)[2]))
+        if not isinstance(envelope.message, m.Report):
+            return envelope
+        state = dict(envelope.message.state)
+        if found := {name: _row(moving[name]) for name in state.get("workers", {}) if name in moving}:
+            state["transfers"] = found
+        if self._door is not None:
+            state["door"] = dict(self._door.counts)
+        return replace(envelope, message=m.Report(state=state))
 
     def _told(self, peer: bytes, message: m.Enrol | m.Order | m.Pardon) -> m.Reply | None:
         if isinstance(message, m.Enrol):
@@ -118,3 +135,9 @@ class Reception:
         if self._door is None:
             raise ConfigError("this server has no keys, so there is nothing to revoke")
         revoke(self._door.folder, order.name)
+
+
+def _row(moving: Moving) -> dict[str, dict[str, int]]:
+    """As a worker sees it: `up` is what it sends."""
+    ways = {"up": moving.coming, "down": moving.going}
+    return {way: {"bytes": there, "total": total} for way, (there, total) in ways.items() if total}

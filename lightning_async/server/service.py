@@ -151,7 +151,7 @@ class Service:
                 if isinstance(envelope.message, Hello) and envelope.message.chunks:
                     self._freight.takers.add(peer)
                 before = self._name_of(peer)
-                self._handle(Received(peer, envelope))
+                self._handle(Received(peer, self._reception.owned(peer, envelope)))
                 if before and before != self._name_of(peer):
                     self._freight.part_with(before)
         except FrameError as error:
@@ -283,7 +283,8 @@ class Service:
         for action in actions:
             match action:
                 case Send(peer, envelope, sums):
-                    if not self._freight.send(peer, pack(self._reception.completed(envelope), sums)):
+                    completed = self._reception.completed(envelope, self._freight.under_way())
+                    if not self._freight.send(peer, pack(completed, sums)):
                         self._handle(Gone(peer))
                 case Emit(event):
                     log.log(_level(event), "%s", event)

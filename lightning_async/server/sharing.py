@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hmac
+from collections import Counter
+from collections.abc import Iterable
 
 from lightning_async.errors import ConfigError, PayloadError
 from lightning_async.server import report, standing
@@ -16,6 +18,7 @@ from lightning_async.wire.messages import Reason
 from lightning_async.wire.tensors import pack_tensors, unpack_tensors
 
 MOST_KEYS, LONGEST_VALUE = 1024, 65536
+OWNS = ":"  # between whose key a shared one is, where the server has keys (server/reception.py), and its own name
 TOLD_BYTES = 1 << 20
 
 
@@ -45,9 +48,16 @@ def share(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> m
         if len(share.value) > LONGEST_VALUE:
             return Refusal(Reason.LIMIT, f"a shared value of {len(share.value)} characters; at most {LONGEST_VALUE}")
         if len(run.shared) >= MOST_KEYS:
-            del run.shared[next(iter(run.shared))]  # the oldest: of a launch that is long over
+            del run.shared[_oldest(run.shared)]
         run.shared[share.key] = share.value
     return m.Shared(key=share.key, value=run.shared.get(share.key))
+
+
+def _oldest(shared: Iterable[str]) -> str:
+    """The oldest key of whoever has the most: of a launch that is long over, or of somebody who fills the board."""
+    owners = Counter(key.partition(OWNS)[0] for key in shared)
+    fullest = max(owners, key=lambda owner: owners[owner])
+    return next(key for key in shared if key.partition(OWNS)[0] == fullest)
 
 
 def fetch(run: Run, peer: bytes, member: Member | None, envelope: Envelope) -> Refusal | None:

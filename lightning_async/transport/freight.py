@@ -14,7 +14,8 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 
 from lightning_async.errors import NetworkError
@@ -33,6 +34,19 @@ MOST_DONE = 4  # of one owner, whose last acknowledgement may have been lost
 LARGEST_BYTES = 4 * 2**30
 
 Send = Callable[[bytes, Sequence[Frame]], bool]
+
+
+@dataclass(frozen=True)
+class Moving:
+    """(bytes that are there, bytes in all) of what comes from somebody in chunks, and of what goes to him."""
+
+    coming: tuple[int, int]
+    going: tuple[int, int]
+
+
+def _sum(parts: Iterable[Gathered | Cut]) -> tuple[int, int]:
+    found = list(parts)
+    return sum(part.there for part in found), sum(part.total for part in found)
 
 
 class Freight:
@@ -123,6 +137,12 @@ class Freight:
         for owner, found in self._gathered.items():
             for gathered in found.values():
                 yield self._peers[owner], gathered.envelope
+
+    def under_way(self) -> dict[str, Moving]:
+        """What goes in chunks now, by owner."""
+        names = [*self._gathered, *(owner for owner in self._cuts if owner not in self._gathered)]
+        parts = {name: (self._gathered.get(name, {}).values(), self._cuts.get(name, {}).values()) for name in names}
+        return {name: Moving(_sum(come), _sum(go)) for name, (come, go) in parts.items() if come or go}
 
     def forget(self, peer: bytes, request: int) -> None:
         """What is here of this message is not wanted."""

@@ -7,33 +7,35 @@ So a connection that breaks, or a proxy on the way that gives up, costs time and
 from __future__ import annotations
 
 import contextlib
-import http.client
 import logging
 import os
 import secrets
-import socket
 import ssl
 import threading
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lightning_async.errors import CallerError, ConfigError, NetworkError, ProtocolError
 from lightning_async.transport.addresses import EVERYWHERE, Address
 from lightning_async.transport.base import Connection, Count, Frame, Traffic
 from lightning_async.transport.mailbox import Mailbox
-from lightning_async.transport.xmlrpc_server import LARGEST_MESSAGE_BYTES, PATH, QUEUE, place
-from lightning_async.transport.xmlrpc_text import Parcel, call, parcel, plain, read_answer
+from lightning_async.transport.xmlrpc_desk import ANSWER_BYTES
+from lightning_async.transport.xmlrpc_line import Caller, TooLarge
+from lightning_async.transport.xmlrpc_server import LARGEST_MESSAGE_BYTES, QUEUE, place, text_bytes
+from lightning_async.transport.xmlrpc_text import Parcel, Polled, plain, polled, taken
 
 TOKEN, CERTIFICATE = "LIGHTNING_ASYNC_HTTP_TOKEN", "LIGHTNING_ASYNC_HTTP_CERTIFICATE"
 WAIT_S = 10.0  # for something to come, at the server
 LEAVE_S = 2.0  # for a server that may be gone
-ANSWER_S = 60.0  # a call that says nothing for this long is broken
-AGAIN_S, AGAIN_MAX_S = 0.1, 5.0
-TOO_LARGE = 413
-HEADER_BYTES = 200  # of HTTP, about
+SOON_S = (
+    0.05  # an answer that says nothing and comes sooner than this is waited for a little, or it would be asked for ever
+)
+MOST_TRIED_BYTES = 2**20
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -80,11 +82,9 @@ def try_out(url: str, timeout_s: float) -> None:
     address, secure = place(url)
     own = os.environ.get(CERTIFICATE, "")
     context = _context(None, Path(own) if own else None) if secure else None
-    caller = _Caller(address, context, os.environ.get(TOKEN, ""), Count())
+    caller = Caller(address, context, os.environ.get(TOKEN, ""), Count(), MOST_TRIED_BYTES)
     try:
         caller.call("leave", secrets.token_hex(16), timeout_s=timeout_s)
-    except http.client.HTTPException as error:
-        raise ProtocolError(f"no answer in HTTP: {error!r}") from error
     finally:
         caller.close()
 
@@ -101,7 +101,8 @@ class XmlRpcConnection(Connection):
         self._changed = threading.Condition()
         self._inbox: Mailbox[list[memoryview]] = Mailbox(queue)
         self._closed = threading.Event()
-        self._caller = partial(_Caller, address, context, token, self._counted)
+        longest_bytes = text_bytes(max(ANSWER_BYTES, largest_bytes))
+        self._caller = partial(Caller, address, context, token, self._counted, longest_bytes)
         self._callers = (self._caller(), self._caller())
         self._threads = [
             threading.Thread(target=run, args=(caller,), name="lightning-async-http", daemon=True)
@@ -143,35 +144,37 @@ class XmlRpcConnection(Connection):
         for thread in self._threads:
             thread.join()
         last = self._caller()
-        with contextlib.suppress(OSError, http.client.HTTPException, ProtocolError):
+        with contextlib.suppress(OSError, ProtocolError):
             last.call("leave", self._session, timeout_s=LEAVE_S)
         for caller in (*self._callers, last):
             caller.close()
         self._inbox.clear()
 
-    def _put(self, caller: _Caller) -> None:
+    def _put(self, caller: Caller) -> None:
         while not self._closed.is_set():
             with self._changed:
                 self._changed.wait_for(lambda: self._outbox or self._closed.is_set())
                 first = self._outbox[0] if self._outbox else None
             if first is None or self._closed.is_set():
                 return
-            taken = self._asked(caller, "put", self._session, *first)
-            if taken is True:
+            if self._asked(caller, taken, bool, "put", self._session, *first):
                 with self._changed:
                     self._outbox.popleft()
 
-    def _poll(self, caller: _Caller) -> None:
+    def _poll(self, caller: Caller) -> None:
         epoch, have = "", 0
         while not self._closed.is_set():
-            found = self._asked(caller, "poll", self._session, epoch, have, int(WAIT_S * 1000))
+            news = partial(_news, epoch, have)
+            found = self._asked(caller, polled, news, "poll", *self._question(epoch, have))
             if found is None:
                 continue
-            now, messages = found
-            have, epoch = (have if now == epoch else 0), now
-            for number, message in messages:
-                if number > have and self._deliver(parcel(message)):
+            have, epoch = (have if found.epoch == epoch else 0), found.epoch
+            for number, message in found.messages:
+                if number > have and self._deliver(message):
                     have = number
+
+    def _question(self, epoch: str, have: int) -> tuple[Any, ...]:
+        return self._session, epoch, have, int(WAIT_S * 1000)
 
     def _deliver(self, message: Parcel) -> bool:
         """Put it where `receive` finds it, as soon as there is room."""
@@ -183,72 +186,41 @@ class XmlRpcConnection(Connection):
                 return False
         return True
 
-    def _asked(self, caller: _Caller, method: str, *values: Any) -> Any:
-        """The answer; None when there was none, after a pause that grows."""
+    def _asked(
+        self, caller: Caller, read: Callable[[Any], T], says: Callable[[T], bool], method: str, *values: Any
+    ) -> T | None:
+        """What `read` makes of the answer; None when there was none, after a pause that grows. Also after an answer
+        that `says` nothing and was there at once there is a pause: a server that knows ours waits before it gives one.
+        """
+        began = time.monotonic()
         try:
-            found = caller.call(method, *values)
-        except (OSError, http.client.HTTPException, ProtocolError) as error:
-            if not self._closed.is_set():
-                log.debug("%s of %s: %s", method, self._url, error)
-                caller.close()
-                self.trouble = f"the last call ended so: {error}"
-                self._closed.wait(caller.pause())
+            found = read(caller.call(method, *values))
+        except TooLarge as error:
+            if method == "put":
+                return read(True)  # it is gone, as over every transport
+            self._failed(caller, method, error)
+            return None
+        except (OSError, ProtocolError) as error:
+            self._failed(caller, method, error)
             return None
         caller.calm()
+        if not says(found) and time.monotonic() - began < SOON_S:
+            self._closed.wait(SOON_S)
         return found
+
+    def _failed(self, caller: Caller, method: str, error: Exception) -> None:
+        if not self._closed.is_set():
+            log.debug("%s of %s: %s", method, self._url, error)
+            caller.close()
+            self.trouble = f"the last call ended so: {error}"
+            self._closed.wait(caller.pause())
 
     def _check(self) -> None:
         if self._closed.is_set():
             raise CallerError("this end is closed; open another one")
 
 
-class _Caller:
-    """One HTTP connection, dialled when it is needed. Its thread alone calls; `hang_up` may be called from another."""
-
-    def __init__(self, address: Address, context: ssl.SSLContext | None, token: str, counted: Count) -> None:
-        host, port = address.host, address.port
-        self._line = (
-            http.client.HTTPConnection(host, port, timeout=ANSWER_S)
-            if context is None
-            else http.client.HTTPSConnection(host, port, timeout=ANSWER_S, context=context)
-        )
-        self._headers = {"Content-Type": "text/xml", **({"Authorization": f"Bearer {token}"} if token else {})}
-        self._counted, self._again_s, self._hung_up = counted, AGAIN_S, False
-
-    def call(self, method: str, *values: Any, timeout_s: float = ANSWER_S) -> Any:
-        """Raises OSError, HTTPException, ProtocolError."""
-        text = call(method, *values)
-        self._line.timeout = timeout_s
-        if self._line.sock is None:
-            self._line.connect()
-        if self._hung_up:
-            raise ConnectionAbortedError("this end hangs up")
-        with contextlib.suppress(BrokenPipeError):  # refused before it was read; then the answer says why
-            self._line.request("POST", PATH, text, self._headers)
-        self._counted.sent += len(text) + HEADER_BYTES
-        response = self._line.getresponse()
-        body = response.read()
-        self._counted.received += len(body) + HEADER_BYTES
-        if response.status == TOO_LARGE:
-            return True  # it is gone, as over every transport
-        if response.status != 200:
-            raise ProtocolError(f"HTTP {response.status} {response.reason}")
-        return read_answer(body)
-
-    def pause(self) -> float:
-        """How long to wait after a failure, ever longer."""
-        self._again_s, now = min(2 * self._again_s, AGAIN_MAX_S), self._again_s
-        return now
-
-    def calm(self) -> None:
-        self._again_s = AGAIN_S
-
-    def hang_up(self) -> None:
-        self._hung_up = True
-        line = self._line.sock
-        if line is not None:
-            with contextlib.suppress(OSError):
-                line.shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        self._line.close()
+def _news(epoch: str, have: int, found: Polled) -> bool:
+    """Whether an answer holds what was not there before."""
+    known = have if found.epoch == epoch else 0
+    return any(number > known for number, _ in found.messages)

@@ -68,6 +68,11 @@ def listen(
     return XmlRpcListener(address, _context(secure, certificate, clients), token, queue, largest_message_bytes)
 
 
+def text_bytes(message_bytes: int) -> int:
+    """The most that messages of so many bytes take: base64 with its line ends, and XML around it."""
+    return int(1.4 * message_bytes) + 100 * ENVELOPE_BYTES
+
+
 def place(url: str) -> tuple[Address, bool]:
     """(address, whether it is https) of an http or https URL. Raises ConfigError."""
     scheme, _, rest = url.strip().partition("://")
@@ -170,8 +175,8 @@ class XmlRpcListener(Listener):
 
     @property
     def longest_text(self) -> int:
-        """Of a call: base64 with its line ends, and XML around it."""
-        return int(1.4 * self.desk.largest_bytes) + 100 * ENVELOPE_BYTES
+        """Of a call."""
+        return text_bytes(self.desk.largest_bytes)
 
     def _check(self) -> None:
         if self._closed:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import xmlrpc.client
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from defusedxml.xmlrpc import DefusedExpatParser
@@ -16,6 +17,7 @@ from lightning_async.errors import ProtocolError
 from lightning_async.transport.base import Frame
 
 Parcel = list[bytes]
+LONGEST_EPOCH = 64
 
 
 def call(method: str, *values: Any) -> bytes:
@@ -53,6 +55,37 @@ def parcel(value: Any) -> Parcel:
     """A message that came. Raises ProtocolError."""
     if not isinstance(value, list) or not value or not all(isinstance(frame, bytes) for frame in value):
         raise ProtocolError("a message that is no list of bytes")
+    return value
+
+
+@dataclass(frozen=True)
+class Polled:
+    """An answer to a poll: the server's life, and messages with their numbers."""
+
+    epoch: str
+    messages: list[tuple[int, Parcel]]
+
+
+def polled(value: Any) -> Polled:
+    """Raises ProtocolError for what is no answer to a poll."""
+    if not isinstance(value, list) or len(value) != 2:
+        raise ProtocolError(f"an answer to a poll that is a {type(value).__name__}")
+    epoch, messages = value
+    if not isinstance(epoch, str) or len(epoch) > LONGEST_EPOCH or not isinstance(messages, list):
+        raise ProtocolError("an answer to a poll without an epoch and messages")
+    return Polled(epoch, [_numbered(each) for each in messages])
+
+
+def _numbered(value: Any) -> tuple[int, Parcel]:
+    if not isinstance(value, list) or len(value) != 2 or type(value[0]) is not int:
+        raise ProtocolError("a message without a number")
+    return value[0], parcel(value[1])
+
+
+def taken(value: Any) -> bool:
+    """The answer to a put. Raises ProtocolError for any other value."""
+    if not isinstance(value, bool):
+        raise ProtocolError(f"an answer to a put that is a {type(value).__name__}")
     return value
 
 

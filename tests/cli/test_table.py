@@ -95,6 +95,12 @@ def test_it_says_where_the_samples_are_and_what_was_lost() -> None:
     )
 
 
+def test_it_says_how_far_transfers_are() -> None:
+    ways = {"up": {"bytes": 3 * 2**20, "total": 12 * 2**20}, "down": {"bytes": 0, "total": 2**30}}
+    page = text({**STATE, "transfers": {"alice": ways}})
+    assert "alice up: 3.0 MiB of 12.0 MiB (25.0 %)\nalice down: 0 B of 1.0 GiB (0.0 %)" in page
+
+
 def test_an_empty_run() -> None:
     assert "no worker has joined yet" in text({**STATE, "workers": {}, "staleness": {}, "refused_strangers": 0})
 

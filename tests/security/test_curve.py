@@ -13,11 +13,12 @@ import zmq
 from eventually import ENOUGH_S, eventually
 from keyring import Keyring
 from lines import Line
+from zmq.utils.monitor import recv_monitor_message
 
 from lightning_async.errors import ConfigError, RefusedError
 from lightning_async.transport import zeromq
 from lightning_async.transport.keys import Key
-from lightning_async.transport.zeromq_curve import new_pair
+from lightning_async.transport.zeromq_curve import new_pair, secure_client
 
 LOOPBACK = "tcp://127.0.0.1:0"
 
@@ -128,12 +129,37 @@ def test_when_the_doorkeeper_is_dead_nobody_comes_in(
     assert listener.receive(0.0) is None
 
 
+def test_when_the_doorkeeper_is_dead_not_even_a_handshake_succeeds(
+    ring: Keyring, listener: zeromq.ZeroMQListener
+) -> None:
+    """The first of two locks: that a message without a proven key is dropped is the second one."""
+    assert listener._keeper is not None
+    listener._keeper.close()
+    listener._keeper = None
+    key, hung_up = ring.key("alice"), 0
+    with zmq.Context() as context, context.socket(zmq.DEALER) as line:
+        line.linger, line.reconnect_ivl = 0, 10
+        secure_client(line, key)
+        monitor = line.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
+        try:
+            line.connect(listener.address)
+            line.send_multipart([b"", b"hello"])
+            while hung_up < 3:
+                assert monitor.poll(int(1000 * ENOUGH_S))
+                assert recv_monitor_message(monitor)["event"] == zmq.EVENT_DISCONNECTED
+                hung_up += 1
+        finally:
+            line.disable_monitor()
+            monitor.close(0)
+    assert listener._end.receive(0.0) is None, "nor has anything come to where it would be dropped"
+
+
 def test_a_judge_that_breaks_lets_nobody_in_and_is_asked_again(
     ring: Keyring, listener: zeromq.ZeroMQListener, dial: Dial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = ring.key("alice")
     with monkeypatch.context() as broken:
-        broken.setattr(type(listener.door), "knock", lambda door, key: 1 / 0)
+        broken.setattr(type(listener.door), "knock", lambda door, key, host: 1 / 0)
         refused(listener, dial(key))
     passes(listener, dial(key))
 

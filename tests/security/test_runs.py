@@ -17,6 +17,7 @@ from lightning_async.config import RunConfig
 from lightning_async.errors import ConfigError, RefusedError
 from lightning_async.layout import read_manifest
 from lightning_async.server import ServerThread
+from lightning_async.server.sharing import MOST_KEYS
 from lightning_async.transport import connect
 from lightning_async.transport.base import Connection
 from lightning_async.transport.keys import Key
@@ -182,6 +183,21 @@ def test_an_observer_reads_and_counts_for_nothing(
     assert server.coordinator.run.shared == {}
     with optimizer:
         step(model, optimizer)
+
+
+def test_the_board_of_a_launch_is_its_keys_own(ring: Keyring, server: ServerThread) -> None:
+    """Else whoever is on the list could say first where alice's processes write, or push her words off the board."""
+    alice, eve = ring.key("alice", workers=2), ring.key("eve")
+    greet = [m.Hello(worker=f"{name}/board", instance="1", role="observer") for name in ("alice", "eve")]
+    stolen = [m.Share(key="launch.1/dirpath", value="/of/eve"), m.Share(key="alice:launch.1/dirpath", value="/of/eve")]
+    said(server, eve, greet[1], *stolen, *(m.Share(key=f"{n}", value="x") for n in range(MOST_KEYS)), m.Leave())
+    answers = said(server, alice, greet[0], m.Share(key="launch.1/dirpath", value="/of/alice"), m.Leave())
+    assert answers[1] == m.Shared(key="launch.1/dirpath", value="/of/alice")
+    more = [m.Share(key=f"more {n}", value="x") for n in range(MOST_KEYS + 5)]
+    answers = said(server, eve, greet[1], *more, m.Share(key="launch.1/dirpath"), m.Leave())
+    assert answers[-2] == m.Shared(key="launch.1/dirpath", value=None), "pushed off by her own words"
+    answers = said(server, alice, greet[0], m.Share(key="launch.1/dirpath"), m.Leave())
+    assert answers[1] == m.Shared(key="launch.1/dirpath", value="/of/alice")
 
 
 def test_the_owner_stops_a_run(ring: Keyring, server: ServerThread) -> None:

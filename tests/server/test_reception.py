@@ -13,6 +13,7 @@ from lightning_async.errors import ConfigError
 from lightning_async.server.probing import Probes
 from lightning_async.server.reception import Duties, Reception
 from lightning_async.transport.door import Door
+from lightning_async.transport.freight import Moving
 from lightning_async.transport.keys import Key
 from lightning_async.wire import messages as m
 from lightning_async.wire.frames import Envelope
@@ -180,7 +181,15 @@ def test_without_a_key_the_token_gives_the_right(tmp_path: Path) -> None:
 
 def test_a_report_says_what_was_turned_away(desk: Desk) -> None:
     desk.say("", m.Status())
-    report = desk.reception.completed(Envelope(3, m.Report(state={"a": 1})))
+    report = desk.reception.completed(Envelope(3, m.Report(state={"a": 1})), {})
     assert report == Envelope(3, m.Report(state={"a": 1, "door": {"unknown key": 1}}))
     other = Envelope(3, m.Ack(version=1))
-    assert desk.reception.completed(other) is other
+    assert desk.reception.completed(other, {"w": Moving((1, 2), (0, 0))}) is other
+
+
+def test_a_report_says_of_its_workers_what_is_on_its_way(desk: Desk) -> None:
+    moving = {"a": Moving((3, 10), (0, 0)), "b": Moving((1, 2), (5, 7)), "a watcher": Moving((0, 0), (1, 2))}
+    told = desk.reception.completed(Envelope(3, m.Report(state={"workers": {"a": {}, "b": {}, "c": {}}})), moving)
+    assert isinstance(told.message, m.Report)
+    up, both = {"up": {"bytes": 3, "total": 10}}, {"up": {"bytes": 1, "total": 2}, "down": {"bytes": 5, "total": 7}}
+    assert told.message.state["transfers"] == {"a": up, "b": both}

@@ -80,6 +80,32 @@ def test_an_update_in_chunks_is_one_update_and_no_chunk_is_an_event(town: Callab
     assert not [message for message in place.events if isinstance(message, PARTS)]
 
 
+def test_a_report_tells_how_far_transfers_are(town: Callable[..., Town]) -> None:
+    place = town(SLOW)
+
+    def told() -> dict[str, Any]:
+        reports: list[m.Reply] = []
+        place.link.request(m.Status(), lambda reply, _: reports.append(reply))
+        place.until(lambda: reports, 60.0)
+        assert isinstance(reports[0], m.Report)
+        return reports[0].state.get("transfers", {})
+
+    assert told() == {}
+    receipts = place.push(1)
+    place.until(lambda: len(place.chunks) > 2, 60.0)
+    up = told()["w"]["up"]
+    assert 0 < up["bytes"] < up["total"] == 4 * place.d
+    place.until(lambda: receipts, 60.0)
+    assert told() == {}
+    pulled: list[m.Reply] = []
+    place.link.request(m.Pull(), lambda reply, _: pulled.append(reply))
+    place.until(lambda: place.link.arriving, 60.0)
+    place.until(lambda: told().get("w", {}).get("down", {}).get("bytes"), 60.0)
+    down = told()["w"]["down"]
+    assert 0 < down["bytes"] < down["total"] >= 4 * place.d
+    place.until(lambda: pulled, 60.0)
+
+
 def test_beats_are_answered_during_a_transfer_and_nobody_dials_anew(town: Callable[..., Town]) -> None:
     place = town(Script().delay(1.5))
     place.acks.clear()

@@ -35,6 +35,11 @@ class CheckpointHooks(RankHooks):
     lightning_module: Any
     optimizers: Any
     checkpoint_io: Any
+
+    @property
+    def _shares_data(self) -> bool:
+        raise NotImplementedError
+
     _trainer: Any
     _engine: Any
     _session: Session | None
@@ -104,6 +109,7 @@ class CheckpointHooks(RankHooks):
         if engine is None or session is None:
             return
         said = disagreement(checkpoint.get(STATE_KEY, {}), engine.found, engine.address)
+        said = said or (begins_anew(checkpoint, engine.found, engine.address) if self._shares_data else "")
         if said and self.is_global_zero:
             log.warning("%s", said)
         if engine.config.submit == "gradient":
@@ -179,6 +185,21 @@ def disagreement(saved: Mapping[str, Any], found: Any, address: str) -> str:
         f"the checkpoint {of}; the run at {address} is at version {found.version}, and its parameters win: they stand "
         "in the server and its state_dir. To go on from the checkpoint, begin a run without that state_dir; to have "
         "the run's parameters in a checkpoint, save one now, or: lightning-async replay STATE_DIR --out FILE.ckpt"
+    )
+
+
+def begins_anew(checkpoint: Mapping[str, Any], found: Any, address: str) -> str:
+    """What is trained on twice because this checkpoint was made in the middle of an epoch, and the server, which keeps
+    the books of that, is a new one; empty where nothing is."""
+    progress = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_loop.batch_progress", {})
+    batches = progress.get("current", {}).get("processed", 0)
+    if found is None or found.version >= 0 or not batches or progress.get("is_last_batch", False):
+        return ""
+    return (
+        f"the checkpoint is from the middle of an epoch, after {batches} batches of the worker that made it, and the "
+        f"server at {address} is new: it does not know which samples these and the other workers' were, so the pass "
+        "over the data begins at its first sample, and they are trained on once more. To train on each sample once, "
+        "go on with the server's state_dir, which has the books, or with a checkpoint from the end of an epoch"
     )
 
 

@@ -62,7 +62,10 @@ class Group:
         self.board.offer(f"arrived/{self._place.rank}", "yes")
         missing = self._wait_for_all("arrived", MEET_S)
         if missing:
-            log.warning("ranks %s have not arrived after %.0f s; starting, they may still join", missing, MEET_S)
+            text = (
+                "ranks %s have not arrived after %.0f s; starting, they may still join. With keys all need the same one"
+            )
+            log.warning(text, missing, MEET_S)
 
     def part(self) -> None:
         """Wait until all have sent what they had to send. Rank 0 says when: it does not wait for the dead."""

@@ -247,3 +247,35 @@ def test_a_copied_trainer_still_launches_its_other_ranks() -> None:
     assert type(copied.launcher) is type(ours.strategy.launcher)
     assert copied.launcher.num_processes == 3
     assert copied.launcher is not ours.strategy.launcher
+
+
+class SavingEarly(Net):
+    """Saves in the middle of its first epoch, or at its end."""
+
+    def __init__(self, path: Path, batches: int) -> None:
+        super().__init__(sgd)
+        self.path, self.batches = path, batches
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        if self.current_epoch == 0 and args[-1] + 1 == self.batches:
+            self.trainer.save_checkpoint(self.path)
+
+
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint")
+@pytest.mark.parametrize(
+    ("batches", "data", "told"), [(2, "shared", True), (2, "own", False), (STEPS, "shared", False)]
+)
+def test_a_fit_from_the_middle_of_an_epoch_with_a_new_server_says_what_it_trains_on_twice(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, batches: int, data: str, told: bool
+) -> None:
+    path = tmp_path / "early.ckpt"
+    for ckpt_path in (None, path):
+        module = SavingEarly(path, batches)
+        with ServerThread(RunConfig(local_steps=1)) as server:
+            ours = trainer(AsyncWANStrategy(server.address, data=data))
+            ours.fit(module, loader(), ckpt_path=ckpt_path, weights_only=ckpt_path and True)
+            state = server.coordinator.run.streams
+            applied = sum(ledger.applied for ledger in state.values())
+    assert ("they are trained on once more" in caplog.text) is told
+    if told:
+        assert applied == 2 * len(loader().dataset), "as it says: both epochs from the first sample on"

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 
 from bench.keys import folder_of
+from bench.turns import row
 from lightning_async import AsyncOptimizer
 from lightning_async.transport.keys import Key, write_key
 
@@ -146,21 +147,15 @@ def beside(attack: str) -> Iterator[dict[str, Any]]:
             with _started(*words) if words else contextlib.nullcontext():
                 taken[priority].append(median(honest.rounds()))
     for priority in (IDLE, EQUAL):
-        yield _row(attack, priority, taken[priority], taken[""])
+        ratio = median(a / b for a, b in zip(taken[priority], taken[""], strict=True))
+        rates = median(taken[priority]), median(taken[""]), ratio
+        says = {"lower": True, "reference_is": "the same worker's rounds, no attack"}
+        yield row(f"hostile_round_beside_{attack}_at_{priority}_priority", "s", MOST, rates, **says)
 
 
 def _written(folder: Path, name: str, key: Key) -> Path:
     write_key(folder / f"{name}.key", key)
     return folder / f"{name}.key"
-
-
-def _row(attack: str, priority: str, beside_it: list[float], alone: list[float]) -> dict[str, Any]:
-    ratio = median(a / b for a, b in zip(beside_it, alone, strict=True))
-    return {
-        "bench": f"round beside {attack}, attacker at {priority} priority",
-        "ours": round(median(beside_it), 4), "reference": round(median(alone), 4), "unit": "s",
-        "ratio": round(ratio, 4), "floor": MOST, "lower": True, "reference_is": "the same worker's rounds, no attack",
-    }  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -177,5 +172,5 @@ def _started(script: str, *words: str) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    for row in rows():
-        print(json.dumps(row), flush=True)
+    for measured in rows():
+        print(json.dumps(measured), flush=True)

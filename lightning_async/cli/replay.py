@@ -55,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
     if told is None or told.state.coordinator is None:
         raise ConfigError(f"the journal in {args.state} holds nothing after its snapshot")
     _check_known(args.without, told.state.coordinator)
+    _check_reached(args.until, told.state.coordinator)
     print(_verified(told))
     result = told.state.coordinator
     if tale is not None and tale.coordinator is not None:
@@ -139,6 +140,14 @@ def _check_known(names: Sequence[str], recorded: Coordinator) -> None:
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ConfigError(f"--without {', '.join(unknown)}: got no such worker; expected one of {', '.join(known)}")
+
+
+def _check_reached(until: int | None, recorded: Coordinator) -> None:
+    """Raises ConfigError for a version that the run never came to: what came before would be taken for it."""
+    if until is not None and recorded.run.version < until:
+        raise ConfigError(
+            f"--until {until}: the recorded run ends at version {recorded.run.version}; give one up to it"
+        )
 
 
 def _compared(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], path: Path) -> str:

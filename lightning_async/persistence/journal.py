@@ -86,7 +86,8 @@ class Journal:
 
     def __init__(self, folder: Path, connection: sqlite3.Connection, start: int, at: Callable[[str], None]) -> None:
         self._folder, self._connection, self._at = folder, connection, at
-        low, high = connection.execute("select min(number), max(number) from record").fetchone()
+        ends = "select (select min(number) from record), (select max(number) from record)"  # two look-ups, not a scan
+        low, high = connection.execute(ends).fetchone()
         self.first: int = start if low is None else low
         self.last: int = self.first - 1 if high is None else high
         self._payloads = Payloads(folder)
@@ -136,15 +137,17 @@ class Journal:
                 yield self._read(row)
                 expected += 1
         except sqlite3.Error as error:
-            raise self._damaged(expected, str(error)) from error
+            raise _unusable(self._folder, error) from error
         if expected <= self.last:
             raise self._damaged(expected, "it is not there")
 
     def newest(self, kind: str) -> Record | None:
         """The last record of this kind. Raises JournalError when it is damaged."""
-        row = self._connection.execute(
-            "select * from record where kind = ? order by number desc limit 1", (kind,)
-        ).fetchone()
+        latest = "select * from record where kind = ? order by number desc limit 1"
+        try:
+            row = self._connection.execute(latest, (kind,)).fetchone()
+        except sqlite3.Error as error:
+            raise _unusable(self._folder, error) from error
         return None if row is None else self._read(row)
 
     def prune(self, up_to: int) -> None:

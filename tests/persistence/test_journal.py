@@ -230,12 +230,27 @@ def test_a_damaged_page_is_said_with_what_to_do(tmp_path: Path) -> None:
     for at in range(8192, path.stat().st_size, 4096):
         damage(path, at + 2000)
         damage(path, at + 3000)
-    with pytest.raises(JournalError, match=r"Put a copy of the folder back"):  # noqa: PT012, where it is seen is SQLite's
+    with pytest.raises(JournalError, match=r"[Pp]ut a copy of the folder back"):  # noqa: PT012, where it is seen is SQLite's
         again = open_journal(tmp_path)
         try:
             list(again.read())
         finally:
             again.close()
+
+
+def test_a_page_that_is_none_is_said_with_what_to_do(tmp_path: Path) -> None:
+    one = open_journal(tmp_path)
+    one.append([record(n, os.urandom(3000)) for n in range(1, 40)])
+    one.close()
+    middle = (tmp_path / "journal.db").stat().st_size // 2 // 4096 * 4096
+    damage(tmp_path / "journal.db", middle)  # says which kind of page it is
+    reader = open_journal(tmp_path, writing=False)
+    try:
+        for reads in (lambda: list(reader.read()), lambda: reader.newest("no such")):
+            with pytest.raises(JournalError, match=r"move journal.db and its companions away to go on from the newest"):
+                reads()
+    finally:
+        reader.close()
 
 
 def test_a_file_that_is_no_journal_is_said(tmp_path: Path) -> None:

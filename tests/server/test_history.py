@@ -147,6 +147,15 @@ def test_replay_until_a_version_and_into_a_checkpoint(
     assert "over 4 of 4 tensors" in said(capsys, "replay", str(kept), "--compare", str(out))
 
 
+def test_a_version_that_the_run_never_came_to_is_said(
+    kept: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "at-99.ckpt"
+    read = said(capsys, "replay", kept, "--until", 99, "--out", out, code=2)
+    assert "--until 99: the recorded run ends at version 12" in read
+    assert not out.exists()
+
+
 def test_replay_notices_what_is_not_as_recorded(
     kept: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

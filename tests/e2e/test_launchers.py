@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import signal
 import sys
 from pathlib import Path
 
 import pytest
+from eventually import ENOUGH_S, eventually
 from ports import free, free_address
-from processes import Program, address_of, results, script, serve
+from processes import START_S, Program, address_of, results, script, serve
+
+from lightning_async.cli.status import ask
 
 pytestmark = pytest.mark.slow
 TWO = {"devices": 2, "val": True, "strategy": {"local_steps": 4}, "then": ["test"]}
@@ -26,10 +31,10 @@ def both_trained(folder: Path) -> None:
     assert len(list(folder.rglob("*.ckpt"))) == 1
 
 
-def torchrun(folder: Path, **options: object) -> Program:
+def torchrun(folder: Path, restarts: int = 0, **options: object) -> Program:
     port = free_address().rpartition(":")[2]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
-    return Program([*launcher, "--max-restarts=0", *script("train", options)[1:]], folder)
+    return Program([*launcher, f"--max-restarts={restarts}", *script("train", options)[1:]], folder)
 
 
 def test_torchrun(tmp_path: Path) -> None:
@@ -38,6 +43,27 @@ def test_torchrun(tmp_path: Path) -> None:
         program.wait_until_gone()
         assert free(address_of(program))
     both_trained(tmp_path)
+
+
+def test_torchrun_begins_all_ranks_again_when_one_is_killed(tmp_path: Path) -> None:
+    """As docs/strategy.md says; the run goes on with them where it was, at a server of its own."""
+    with serve(tmp_path / "server", local_steps=2, workers=2) as server:
+        address = address_of(server)
+        options = {"devices": 2, "strategy": {"server": address}, "trainer": {"max_steps": 40}, "gate": {"1": 11}}
+        with torchrun(tmp_path, restarts=1, **options) as program:
+            program.wait_for_gate(1)
+            version = ask(address, ENOUGH_S)["version"]
+            os.kill(program.rank_pid(1), signal.SIGKILL)
+            eventually(lambda: len(program.events("begin", 1)) == 2, START_S, "the second life of rank 1")
+            program.open_gate()
+            assert program.wait() == 0
+            program.wait_until_gone()
+        pids = [event["pid"] for event in program.events("begin", 0)]
+        assert len(set(pids)) == 2, "rank 0, which nobody killed, was begun again too"
+        assert ask(address, ENOUGH_S)["version"] >= version + 20 > 20
+    ranks = results(tmp_path)
+    assert [rank["pid"] for rank in ranks if rank["rank"] == 0] == pids[1:]
+    assert [len(rank["losses"]) for rank in ranks] == [40, 40]
 
 
 def test_torchrun_on_two_nodes(tmp_path: Path) -> None:

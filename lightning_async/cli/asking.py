@@ -13,10 +13,6 @@ if TYPE_CHECKING:
     from lightning_async.wire.messages import Reply, Request
 
 SLICE_S = 0.2
-CHECK = (
-    "Check that `lightning-async serve` runs there, that host and port are those it printed, and that firewalls or "
-    "tunnels let TCP through"
-)
 
 
 def key_of(address: str, given: str | None, orders: bool = False) -> Key | None:
@@ -59,6 +55,7 @@ class Talk:
         """The answer. Raises UnreachableError when none comes, ProtocolError for no answer (VersionError for one of
         another version of the protocol), RefusedError when the server takes no key of ours."""
         from lightning_async.errors import ProtocolError, UnreachableError
+        from lightning_async.transport.base import hint
         from lightning_async.wire.frames import Envelope, pack, unpack
         from lightning_async.wire.messages import REPLIES
 
@@ -71,7 +68,7 @@ class Talk:
                 break
             if time.monotonic() >= deadline or (self._impatient and self._line.trouble):
                 raise UnreachableError(
-                    f"no server answered at {self.address} within {timeout_s:.0f} s. {self._line.trouble or CHECK}"
+                    f"no server answered at {self.address} within {timeout_s:.0f} s. {hint(self._line)}"
                 )
         if not isinstance(answer.message, REPLIES):
             raise ProtocolError(f"{self.address} sent {type(answer.message).__name__}, expected an answer")

@@ -13,6 +13,10 @@ from dataclasses import dataclass
 from lightning_async.transport.door import Door
 
 Frame = bytes | bytearray | memoryview
+CHECK = (
+    "Check that the server runs there, that host and port are those it printed, and that firewalls and tunnels let TCP "
+    "through"
+)
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,11 @@ class Connection(ABC):
     @abstractmethod
     def close(self) -> None:
         """Drop what is queued and free the socket. Idempotent."""
+
+
+def hint(connection: Connection) -> str:
+    """For people, to whom nobody answers: what the transport knows of why, else what to check."""
+    return connection.trouble or CHECK
 
 
 class Listener(ABC):

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from lightning_async.errors import AsyncWANError, NetworkError, ProtocolError, RefusedError, UnreachableError
-from lightning_async.transport.base import Connection, Frame, Traffic
+from lightning_async.transport.base import Connection, Frame, Traffic, hint
 from lightning_async.transport.freight import Freight
 from lightning_async.wire.frames import Envelope, FrameError, pack, unpack
 from lightning_async.wire.messages import (
@@ -42,7 +42,6 @@ from lightning_async.worker.patience import REJOIN_FACTOR, join_patience_s, run_
 
 HINT_S = 3.0
 HELLO_S = 3.0  # until a Hello without an answer is said again; then ever later
-CHECK = "Check that the server runs (`lightning-async status`), the address and port, and that a firewall lets TCP out"
 SERVER = b""  # the one peer of a link
 MOST_ARRIVING = 4  # answers that come in chunks at a time
 log = logging.getLogger(__name__)
@@ -274,14 +273,12 @@ class Link:
         silent = now - self._last_heard
         if not self.joined and silent > HINT_S and not self._hinted:
             self._hinted = True
-            left, why = self._patience_s - silent, self.connection.trouble or CHECK
+            left, why = self._patience_s - silent, hint(self.connection)
             log.warning("no answer from %s yet; trying for %.0f s more. %s", self._address, left, why)
         if not self._calls:
             return
         if silent > self._patience_s:
-            raise UnreachableError(
-                f"nobody answered at {self._address} for {silent:.0f} s. {self.connection.trouble or CHECK}"
-            )
+            raise UnreachableError(f"nobody answered at {self._address} for {silent:.0f} s. {hint(self.connection)}")
         rate, rtt_s = self.gauge.bytes_per_s.value or self._freight.speed(SERVER), self.gauge.rtt_s.value
         oldest = min(call.sent_at for call in self._calls.values())
         moving = under_way(self._calls.values(), self._freight, self._reply_bytes, rate)

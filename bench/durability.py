@@ -4,8 +4,8 @@
 get receipts. Servers with the journal and without run in turn on the same machine and the same disk (the folder of
 `tempfile`; set TMPDIR to measure another one). So does one without the journal beside a process that writes as many
 payloads and does nothing else (disk.py): `bound`, as a share of what the server alone does, is what that machine leaves
-to any journal, and `of_bound` what this one makes of it. Payloads are 2.5 MB: dense float32 of 625,000 numbers, where
-the server does least for each byte, int8 of 2.5 million, and top-k of 25 million.
+to a journal that appends, and `of_bound` what this one makes of it. Payloads are 2.5 MB: dense float32 of 625,000
+numbers, where the server does least for each byte, int8 of 2.5 million, and top-k of 25 million.
 """
 
 from __future__ import annotations

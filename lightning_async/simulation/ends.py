@@ -129,9 +129,7 @@ class Gate(Listener):
 
 
 class Line(Connection):
-    """A worker's end: `up` leads to the server, `down` back. A message takes its line's time, whole."""
-
-    cuts = False
+    """A worker's end: `up` leads to the server, `down` back."""
 
     def __init__(self, clock: Clock, gate: Gate, up: Path, down: Path, carrier: Carrier) -> None:
         self._clock, self._gate, self._up, self._down, self._carrier = clock, gate, up, down, carrier

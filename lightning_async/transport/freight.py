@@ -26,7 +26,9 @@ from lightning_async.transport.pace import SPAN_S, Pace
 from lightning_async.wire.frames import Envelope, pack, peek
 from lightning_async.wire.parts import Chunk, Drop, Have, Offer
 
-CUT_BYTES = 256 * 1024  # a payload up to this size always travels whole
+CUT_BYTES = 256 * 1024  # a payload up to this size travels whole, but over a line that would take MOST_WHOLE_S
+MOST_WHOLE_S = 8.0
+THIN_BYTES_S = 4_000.0  # what a line is taken for that brings no word, however often it is dialled
 KNOWN_S = 60.0  # for so long a measured speed is believed
 MOST_LEAVING = 4  # messages in chunks to one owner at a time
 MOST_TAKERS = 4096  # peers, before those that are gone are forgotten
@@ -104,6 +106,10 @@ class Freight:
     def speed(self, peer: bytes) -> float | None:
         """Bytes per second of the line to `peer`, as far as it was measured not long ago by what went in chunks."""
         return self._speed(self._owner(peer))
+
+    def thin(self, peer: bytes) -> None:
+        """Nothing comes from there, perhaps because too much was sent for its line: less at a time from now on."""
+        self._speeds[self._owner(peer)] = THIN_BYTES_S, self._clock()
 
     def leaving(self, request: int) -> Cut | None:
         """The chunks of this request that are not all there."""
@@ -189,7 +195,9 @@ class Freight:
     def _long(self, owner: str, size: int) -> bool:
         """Whether `size` bytes would keep small messages waiting for longer than SPAN_S, as far as is known."""
         speed = self._speed(owner)
-        return size > CUT_BYTES and (speed is None or size > speed * SPAN_S)
+        if speed is None:
+            return size > CUT_BYTES
+        return size > speed * (SPAN_S if size > CUT_BYTES else MOST_WHOLE_S)
 
     def _speed(self, owner: str) -> float | None:
         speed, at = self._speeds.get(owner, (0.0, 0.0))

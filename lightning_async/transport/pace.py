@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from collections import deque
 
-LEAST_CHUNK, MOST_CHUNK = 32 * 1024, 4 * 2**20
+THIN_CHUNK, LEAST_CHUNK, MOST_CHUNK = 8 * 1024, 32 * 1024, 4 * 2**20  # the first where the second takes a second
 LEAST_WINDOW = 2 * LEAST_CHUNK
 USUAL_WINDOW = 256 * 1024  # under way where the line is not too slow for it
 SHARE = 128  # of a message may be under way, where its line needs no more to be busy: what a disconnect costs
@@ -35,12 +35,17 @@ class Pace:
             return LEAST_WINDOW
         busy = 2 * self.bytes_per_s * (self.rtt_s if math.isfinite(self.rtt_s) else 0.0)
         most = min(max(busy, self.bytes_per_s * SPAN_S), CHUNKS * MOST_CHUNK)
-        return int(max(LEAST_WINDOW, min(most, max(USUAL_WINDOW, self._total / SHARE, busy))))
+        return int(max(2 * self._least, min(most, max(USUAL_WINDOW, self._total / SHARE, busy))))
 
     @property
     def chunk(self) -> int:
         """Bytes of the next chunk."""
-        return max(LEAST_CHUNK, self.window // CHUNKS)
+        return max(self._least, self.window // CHUNKS)
+
+    @property
+    def _least(self) -> int:
+        """Of a chunk; a window has two of them."""
+        return THIN_CHUNK if self.bytes_per_s is not None and self.bytes_per_s * SPAN_S < LEAST_CHUNK else LEAST_CHUNK
 
     def sent(self, upto: int, now: float) -> None:
         """A chunk that ends at byte `upto` was sent."""

@@ -78,17 +78,14 @@ class Link:
         self.connection = dial()
         self._freight = Freight(self._put, clock=clock, room=MOST_ARRIVING, keep_s=self._run_patience_s,
                                 wanted=lambda id: most_wanted(self._calls.get(id), self._reply_bytes))  # fmt: skip
-        self.joined = False
-        self.gauge = Gauge()
+        self.joined, self.gauge = False, Gauge()
         self._away = False  # since a redial or since the server forgot us
-        self.damaged, self._beat_s = 0, 1.0
+        self.damaged, self._beat_s, self._dialled = 0, 1.0, 0  # the last: anew, since something was answered
         self._calls: dict[int, Call] = {}
         self._queue: list[Call] = []  # asked before we are in
         self._next_id = self._turn = 0
         self._before = Traffic()  # of connections given up
-        self._last_heard = clock()
-        self._next_beat = 0.0
-        self._hinted = False
+        self._last_heard, self._next_beat, self._hinted = clock(), 0.0, False
         self.greet()
 
     @property
@@ -225,6 +222,7 @@ class Link:
             self._send(call)
             return
         del self._calls[call.id]
+        self._dialled *= isinstance(call.message, (Beat, Hello))  # what takes its time has come through
         self._freight.cancel(call.id)
         self._freight.forget(SERVER, call.id)
         self.gauge.note(call, envelope.payload, self._clock())
@@ -244,6 +242,7 @@ class Link:
         if self.joined:
             log.warning("%s does not know this worker any more; joining again", self._address)
             self._away = True
+            self._freight.thin(SERVER)
             self.greet()
 
     def _beat(self, now: float) -> None:
@@ -282,12 +281,13 @@ class Link:
         rate, rtt_s = self.gauge.bytes_per_s.value or self._freight.speed(SERVER), self.gauge.rtt_s.value
         oldest = min(call.sent_at for call in self._calls.values())
         moving = under_way(self._calls.values(), self._freight, self._reply_bytes, rate)
-        if min(silent, now - oldest) > silence_s(self._run_patience_s, moving, rate, rtt_s):
+        if min(silent, now - oldest) > silence_s(self._run_patience_s, moving, rate, rtt_s, self._dialled):
             self._redial()
 
     def _redial(self) -> None:
         log.warning("%s has been silent for too long; dialling again", self._address)
-        self._away = True
+        self._away, self._dialled = True, self._dialled + 1
+        self._freight.thin(SERVER)
         self._before = self.traffic()
         self.connection.close()
         self.connection = self._dial()

@@ -20,7 +20,7 @@ from lightning_async.transport import freight as module
 from lightning_async.transport.base import Frame
 from lightning_async.transport.cutting import digest
 from lightning_async.transport.freight import CUT_BYTES, Freight
-from lightning_async.transport.pace import LEAST_CHUNK, LEAST_WINDOW, SPAN_S, Pace
+from lightning_async.transport.pace import SPAN_S, THIN_CHUNK, Pace
 from lightning_async.wire.frames import Envelope, FrameError, pack, unpack
 from lightning_async.wire.messages import Params, Push
 from lightning_async.wire.parts import PARTS, Chunk, Drop, Have, Offer
@@ -531,6 +531,6 @@ def test_a_pace_is_always_within_its_bounds(heard: list[tuple[int, float]], tota
         now, upto = now + later, upto + more
         pace.sent(upto, now - later / 2)
         pace.arrived(upto, now)
-        assert LEAST_CHUNK <= pace.chunk <= max(LEAST_CHUNK, pace.window)
+        assert THIN_CHUNK <= pace.chunk <= pace.window
         most_s = max(SPAN_S, 2 * pace.rtt_s)
-        assert LEAST_WINDOW <= pace.window <= max(LEAST_WINDOW, most_s * (pace.bytes_per_s or math.inf))
+        assert 2 * THIN_CHUNK <= pace.window <= max(2 * THIN_CHUNK, 2 * most_s * (pace.bytes_per_s or math.inf))

@@ -297,8 +297,9 @@ def test_what_was_given_up_keeps_no_line_from_being_dialled_anew(town: Callable[
 
 
 def test_silence_is_longer_on_a_line_that_has_more_to_carry() -> None:
-    assert silence_s(30.0, 0, None, None) == 15.0
-    assert silence_s(60.0, 0, None, None) == 30.0
-    assert silence_s(30.0, 1e6, 1e5, 0.5) == 15.0 + 30.0 + 2.0
+    assert silence_s(30.0, 0, None, None, dialled=0) == 15.0
+    assert silence_s(60.0, 0, None, None, dialled=0) == 30.0
+    assert silence_s(30.0, 1e6, 1e5, 0.5, dialled=0) == 15.0 + 30.0 + 2.0
+    assert [silence_s(30.0, 0, None, None, dialled=n) for n in (1, 2, 3, 99)] == [30.0, 60.0, 120.0, 960.0]
     assert run_patience_s({"patience_s": 7}) == 7.0
     assert run_patience_s({"patience_s": "soon"}) == run_patience_s({}) == RunConfig.patience_s

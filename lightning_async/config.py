@@ -34,7 +34,8 @@ class RunConfig:
         fragments: pieces of the model that are sent and published by turns, one with each update, so that a link's
             busiest moment is that many times smaller. 1: the whole model each time. For submit="update".
         compression: codec of what workers send, e.g. "none", "fp16", "topk", "auto". A codec that leaves numbers out
-            gets error feedback around it: "topk(density=0.02)" means "error_feedback(topk(density=0.02))".
+            gets error feedback around it: "topk(density=0.02)" means "error_feedback(topk(density=0.02))". None: "none"
+            while all workers are on the server's machine, else "auto", or "int8" under a robust rule.
         download_compression: codec of the parameter deltas that the server sends, without error feedback, which the
             deltas have by themselves; None: "none" where uploads are exact, else "either()".
         aggregation: how updates become one, e.g. "mean", "trimmed_mean(f=2)".
@@ -66,7 +67,7 @@ class RunConfig:
     submit: Submit = "update"
     local_steps: int | str = 16
     fragments: int = 1
-    compression: str = "none"
+    compression: str | None = None
     download_compression: str | None = None
     aggregation: str = "mean"
     outer: str = "sgd(lr=1.0)"
@@ -89,7 +90,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         for name in SPECS:
             value = getattr(self, name)
-            ruled = value is None and name == "download_compression"
+            ruled = value is None and name in ("compression", "download_compression")
             _require(ruled or isinstance(value, str), name, value, 'a spec such as "mean"')
         _require(self.submit in ("update", "gradient"), "submit", self.submit, '"update" or "gradient"')
         counted = isinstance(self.local_steps, str) or is_whole(self.local_steps, 1)

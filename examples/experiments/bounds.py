@@ -28,7 +28,7 @@ LINK = {"up_mbps": 50, "down_mbps": 50, "latency_ms": 20, "jitter_ms": 5}
 
 def run(speeds: str, bound: str, rounds: int | str, steps: int, seed: int) -> dict[str, Any]:
     """One run."""
-    config = {"local_steps": rounds, "staleness": bound, "total_steps": steps}
+    config = {"local_steps": rounds, "staleness": bound, "compression": "none", "total_steps": steps}
     workers = [{"speeds": SPEEDS[speeds], "link": LINK}]
     values = {"task": "text()", "step_s": 0.25, "workers": workers, "run": config, "seed": seed}
     result = simulate(scenario_of({**values, "target_loss": TARGET_LOSS}))

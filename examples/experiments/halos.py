@@ -89,7 +89,8 @@ SETTINGS = {
 def run(model: str, name: str, rate: float, steps: int, seed: int) -> dict[str, Any]:
     """One run of a method."""
     config, outer = METHODS[name]
-    config = {**config, "outer": outer.format(lr=rate, tenth=rate / 10, small=rate / 100), "total_steps": steps}
+    config = {"compression": "none", **config, "outer": outer.format(lr=rate, tenth=rate / 10, small=rate / 100)}
+    config["total_steps"] = steps
     setting = SETTINGS[model]
     scenario = replace(setting.scenario(), run=read_config(config), seed=seed, evaluations=20)
     result = simulate(scenario, setting.task())

@@ -110,7 +110,7 @@ def alone(task: Tokens, batch_size: int, steps: int, seed: int) -> float:
 def scenario(run: dict[str, Any], steps: int, seed: int) -> Scenario:
     """Three workers beside the server; what they send is never in their way."""
     workers = {"speeds": SPEEDS, "link": {"up_mbps": 1000, "down_mbps": 1000, "latency_ms": 0.5}}
-    run = {"total_steps": steps, "weight": "constant", **run}
+    run = {"total_steps": steps, "weight": "constant", "compression": "none", **run}
     return scenario_of({"run": run, "workers": [workers], "seed": seed, "evaluations": 1, "step_s": 0.25})
 
 

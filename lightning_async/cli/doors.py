@@ -16,6 +16,7 @@ from lightning_async.transport.addresses import is_loopback, parse
 from lightning_async.transport.door import Door
 from lightning_async.transport.keys import server_dir
 from lightning_async.transport.several import several
+from lightning_async.transport.xmlrpc_server import place as http_place
 
 
 def listening(place: Place) -> Listener:
@@ -24,8 +25,7 @@ def listening(place: Place) -> Listener:
     Raises ConfigError for what cannot be used; nothing listens then.
     """
     with ExitStack() as undo:
-        found = []
-        wanted = [part.strip() for part in place.address.split(",")]
+        found, wanted = [], _addresses(place)
         door = _door(wanted, place)
         for address in wanted:
             found.append(undo.enter_context(closing(listen(address, **_options(address, place, door)))))
@@ -35,10 +35,25 @@ def listening(place: Place) -> Listener:
         return several(found)
 
 
+def is_far(place: Place) -> bool:
+    """Whether workers come from other machines."""
+    return any(_is_far(address) for address in _addresses(place))
+
+
+def _addresses(place: Place) -> list[str]:
+    return [part.strip() for part in place.address.split(",")]
+
+
+def _is_far(address: str) -> bool:
+    if _is_http(address):
+        return not is_loopback(http_place(address)[0].host)
+    return address.startswith("tcp://") and not is_loopback(parse(address).host)
+
+
 def _door(addresses: Sequence[str], place: Place) -> Door | None:
     """The one of all addresses, where one of them needs keys: what comes in by another must not pass for a key's."""
     folder = Path(place.keys).expanduser() if place.keys else server_dir()
-    far = [a for a in addresses if a.startswith("tcp://") and not is_loopback(parse(a).host)]
+    far = any(_is_far(address) for address in addresses if not _is_http(address))
     if not place.keys and (place.public or not far or not folder.exists()):
         return None
     if any(_is_http(address) for address in addresses):

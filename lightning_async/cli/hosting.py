@@ -6,21 +6,24 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
-from lightning_async.cli.doors import listening
+from lightning_async.cli.doors import is_far, listening
 from lightning_async.cli.owner import private_of
 from lightning_async.cli.place import Place
 from lightning_async.config import RunConfig
-from lightning_async.errors import ConfigError
+from lightning_async.errors import AsyncWANError, ConfigError
 from lightning_async.keeping import StateDir
 from lightning_async.persistence import Lock
 from lightning_async.server import Coordinator, Keeper, Service
+from lightning_async.server.history import stored_config
 from lightning_async.server.private import Private
 from lightning_async.server.recorder import Recorder
 from lightning_async.server.recovery import recorded
+from lightning_async.server.rules import settled
 from lightning_async.telemetry import JsonLines, Prometheus, Sink
 
 log = logging.getLogger(__name__)
@@ -66,7 +69,7 @@ def host(config: RunConfig, place: Place) -> Hosted:
         kept = place.kept
         folder = _folder(kept.path) if kept is not None else None
         lock = undo.enter_context(closing(_locked(folder))) if folder is not None else None
-        private = private_of(folder, place.validation)
+        private, config = private_of(folder, place.validation), _settled(config, place, folder)
         sinks: list[Sink] = [JsonLines(_file(place.events))] if place.events else []
         sinks += [Prometheus(_file(place.metrics))] if place.metrics else []
         if kept is None or folder is None:
@@ -78,6 +81,14 @@ def host(config: RunConfig, place: Place) -> Hosted:
         )
         undo.pop_all()
         return Hosted(service, lock)
+
+
+def _settled(config: RunConfig, place: Place, folder: Path | None) -> RunConfig:
+    """What nobody has said follows from where workers come from, and in a run that goes on from what it was."""
+    if config.compression is None and folder is not None:
+        with suppress(AsyncWANError, OSError):  # no run yet, or what is wrong with it is said by whoever opens it
+            config = replace(config, compression=stored_config(folder)[0].compression)
+    return settled(config, far=is_far(place))
 
 
 def _folder(state_dir: str) -> Path:

@@ -14,6 +14,8 @@ from dataclasses import fields
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from lightning_async.config import SPECS
+
 _ENTRY = re.compile(r"^( {4,})(\w+): (.*)$")
 
 
@@ -36,6 +38,7 @@ def add_fields(parser: argparse.ArgumentParser, kind: type, title: str, without:
     """One option for each field of the dataclass `kind` but those `without`; a boolean field becomes a flag."""
     group = parser.add_argument_group(title)
     hints, help_of = get_type_hints(kind), descriptions(kind)
+    hints |= {name: str for name in SPECS if name in hints}  # whose "none" is the codec of that name
     for field in fields(kind):
         if field.name in without:
             continue

@@ -14,6 +14,9 @@ from lightning_async.scheduling import Predictor, Scheduler, Sizing, predictor, 
 from lightning_async.server.private import NOTHING, Private
 from lightning_async.staleness import Policy, Weight, policy, product, weight
 
+EXACT = "none"  # what travels within one machine; and over a network, where nobody has said it:
+FAR, FAR_ROBUST = "auto", "int8"  # of sparse updates a robust rule sees few at a coordinate, and takes their zeros
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -49,7 +52,7 @@ class Rules:
 
 def rules_of(config: RunConfig, private: Private = NOTHING) -> Rules:
     """The objects that `config` names. Raises ConfigError where one is unknown or they cannot work together."""
-    upload, made = upload_codec(config.compression), rule(config.aggregation)
+    upload, made = upload_codec(config.compression or EXACT), rule(config.aggregation)
     rules = Rules(
         upload=upload,
         download=download_codec(config.download_compression, upload),
@@ -80,6 +83,18 @@ def rules_of(config: RunConfig, private: Private = NOTHING) -> Rules:
             "the aggregate, and a hostile worker can make that its own; choose a robust rule, such as trimmed_mean(f=1)"
         )
     return rules
+
+
+def settled(config: RunConfig, far: bool) -> RunConfig:
+    """`config` with its codec of uploads decided; `far`: workers come over a network. Raises ConfigError."""
+    if config.compression is not None:
+        return config
+    return replace(config, compression=(FAR_ROBUST if _is_robust(config) else FAR) if far else EXACT)
+
+
+def _is_robust(config: RunConfig) -> bool:
+    made = rule(config.aggregation)
+    return isinstance(made, Filter) or made.robust
 
 
 def _weight(config: RunConfig, method: Outer) -> Weight:

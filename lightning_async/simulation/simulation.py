@@ -17,6 +17,7 @@ from lightning_async.layout import shared_tensors, unflatten
 from lightning_async.links.link import MEGABIT, Link
 from lightning_async.links.pipe import Pipe
 from lightning_async.server import Coordinator, Service
+from lightning_async.server.rules import settled
 from lightning_async.server.service import TICK_S
 from lightning_async.simulation.clock import Clock
 from lightning_async.simulation.ends import Carrier, Gate, Line
@@ -42,7 +43,7 @@ class Simulation:
         self.scenario, self.task = scenario, task_named(scenario.task) if task is None else task
         places = list(scenario.places())
         config = replace(scenario.run, epochs=scenario.run.epochs or scenario.passes)
-        config = config if config.workers > 1 else replace(config, workers=len(places))
+        config = settled(config if config.workers > 1 else replace(config, workers=len(places)), far=True)
         self.clock = Clock()
         self.coordinator = Coordinator(config, scenario.name)
         self._watch = Watch(self)

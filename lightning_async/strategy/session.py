@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lightning_async.errors import AsyncWANError, ConfigError, RefusedError
 from lightning_async.keeping import StateDir
+from lightning_async.server.rules import settled
 from lightning_async.strategy.arguments import Given
 from lightning_async.strategy.data import Run, Shares
 from lightning_async.strategy.embedded import EmbeddedServer
@@ -81,6 +82,7 @@ class Session:
         """Start the embedded server, if it is ours to start; it comes up while data and model are being prepared."""
         if self._place.embedded:
             config = self._given.config(self._place.size)
+            config = config if self._line.real else settled(config, far=True)
             folder, validation = self._state_dir, self._given.validation
             self._server = Supervisor(
                 lambda address: EmbeddedServer.begin(config, folder, address=address, validation=validation),

@@ -5,7 +5,8 @@ computes between two of them; the rest is the download's. What a rung would take
 measured speed; speed and computing are medians of the last LOOK_BACK, so that one upload that was lost and sent again,
 or the first, for which both sides load and compile what they need, says nothing, and two slow ones do. A rung that does
 not fit is left at once, for the densest that does; a denser one is tried, one at a time, once it would have fitted with
-room to spare in PATIENCE rounds in a row: noise does not make it swing.
+room to spare in PATIENCE rounds in a row: noise does not make it swing. Until the line's end was met for the first time
+one round is enough, or a short run would be over before its updates are as dense as they can be.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Uploaded:
     rtt_s: float
     """Of a message without a payload on an idle line; 0 where nobody has measured it."""
     compute_s: float
-    """Between the upload before and this one, without waits."""
+    """Between the upload before and this one, without waits; 0 where there was none before."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Chooser:
     """Of the last uploads, bytes per second."""
     rounds_s: tuple[float, ...] = ()
     """Of the last rounds, seconds of computing."""
+    settled: bool = False
+    """Whether a rung did not fit already."""
 
     @property
     def bytes_per_s(self) -> float:
@@ -64,8 +67,10 @@ class Chooser:
         seen = replace(
             self,
             speeds=(*self.speeds, upload.bytes / transfer_s)[-LOOK_BACK:],
-            rounds_s=(*self.rounds_s, upload.compute_s)[-LOOK_BACK:],
+            rounds_s=(*self.rounds_s, *([upload.compute_s] if upload.compute_s > 0 else []))[-LOOK_BACK:],
         )
+        if not seen.rounds_s:
+            return seen
         expected = [seen._expected_s(upload, rung) for rung in range(len(self.bits))]
         return seen._moved(expected, SHARE * seen.compute_s)
 
@@ -78,9 +83,9 @@ class Chooser:
             return self
         if expected[self.rung] > budget_s:
             fitting = [rung for rung in range(self.rung, len(expected)) if expected[rung] <= budget_s]
-            return replace(self, rung=fitting[0] if fitting else len(expected) - 1, calm=0)
+            return replace(self, rung=fitting[0] if fitting else len(expected) - 1, calm=0, settled=True)
         if self.rung == 0 or expected[self.rung - 1] > ROOM * budget_s:
-            return replace(self, calm=0)
-        if self.calm + 1 < PATIENCE:
+            return replace(self, calm=0, settled=self.settled or len(self.speeds) > 1)
+        if self.calm + 1 < (PATIENCE if self.settled else 1):
             return replace(self, calm=self.calm + 1)
         return replace(self, rung=self.rung - 1, calm=0)

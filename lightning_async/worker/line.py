@@ -28,6 +28,11 @@ class Line:
         self._lock = threading.Lock()
 
     @property
+    def real(self) -> bool:
+        """Whether nothing is added to it."""
+        return self._link is None
+
+    @property
     def world(self) -> World:
         """The real world behind this line."""
         return World(connect=self.connect)

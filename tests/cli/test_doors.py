@@ -10,7 +10,7 @@ from certificates import certificate
 from eventually import ENOUGH_S
 
 from lightning_async import transport
-from lightning_async.cli.doors import listening
+from lightning_async.cli.doors import is_far, listening
 from lightning_async.cli.place import Place
 from lightning_async.errors import ConfigError
 from lightning_async.transport.several import Several
@@ -41,6 +41,23 @@ def test_several_addresses_with_a_token_for_http(tmp_path: Path) -> None:
 def test_one_address_is_what_it_was() -> None:
     with closing(listening(Place(address="tcp://127.0.0.1:0"))) as listener:
         assert not isinstance(listener, Several)
+
+
+@pytest.mark.parametrize(
+    ("address", "far"),
+    [
+        ("tcp://127.0.0.1:5555", False),
+        ("tcp://localhost:5555", False),
+        ("tcp://[::1]:5555,https://127.0.0.1:8080", False),
+        ("memory://here", False),
+        ("tcp://0.0.0.0:5555", True),
+        ("tcp://10.0.0.7:5555", True),
+        ("tcp://some.host:5555", True),
+        ("tcp://127.0.0.1:5555, https://10.0.0.7:8080/RPC2", True),
+    ],
+)
+def test_whether_workers_come_from_other_machines(address: str, far: bool) -> None:
+    assert is_far(Place(address=address)) is far
 
 
 def test_when_one_cannot_be_used_none_is_left_open() -> None:

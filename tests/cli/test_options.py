@@ -43,6 +43,7 @@ def test_what_was_not_given_stays_out() -> None:
         (("--total-steps", "10"), {"total_steps": 10}),
         (("--grace-s", "1.5"), {"grace_s": 1.5}),
         (("--compression", "none"), {"compression": "none"}),
+        (("--download-compression", "none"), {"download_compression": "none"}),
         (("--submit", "gradient"), {"submit": "gradient"}),
         (("--state-dir", "none"), {"state_dir": None}),
         (("--public",), {"public": True}),

@@ -51,7 +51,7 @@ def test_utilisation_is_what_the_simulator_finds(case):
 
 def test_a_line_that_a_site_shares_is_planned_with():
     """Two beside the server, four behind 0.8 Mbit/s: 4 x 160 kB take 6.4 s there, and a round computes 4 s."""
-    run = {"local_steps": 4, "follow": False, "total_steps": 600}
+    run = {"local_steps": 4, "follow": False, "total_steps": 600, "compression": "none"}
     site = {"name": "far", "count": 4, "link": FAST, "trunk": {"up_mbps": 0.8, "down_mbps": 100.0}}
     values = {"task": f"synthetic(d={D})", "step_s": 1.0, "workers": [{"name": "near", "count": 2, "link": FAST}, site]}
     scenario = scenario_of({**values, "run": run})

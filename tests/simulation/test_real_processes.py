@@ -23,7 +23,7 @@ from lightning_async.telemetry.events import Accepted
 
 pytestmark = pytest.mark.slow
 SPEEDS, STEP_S = (2.0, 1.0, 0.5, 0.3), 0.5
-RUN = {"local_steps": 4, "total_steps": 200}
+RUN = {"local_steps": 4, "total_steps": 200, "compression": "none"}
 PROGRAM = Path(__file__).parent / "scripts" / "paced.py"
 
 

@@ -18,7 +18,12 @@ LINE = {"up_mbps": 100.0, "down_mbps": 100.0, "latency_ms": 10.0}
 
 def scene(*groups: dict[str, Any], run: dict[str, Any] | None = None, **rest: Any) -> Any:
     groups = tuple({"link": LINE, **group} for group in groups)
-    values = {"task": "synthetic()", "step_s": 1.0, "workers": list(groups), "run": {"local_steps": 4, **(run or {})}}
+    values = {
+        "task": "synthetic()",
+        "step_s": 1.0,
+        "workers": list(groups),
+        "run": {"local_steps": 4, "compression": "none", **(run or {})},
+    }
     return scenario_of({**values, "seconds": 1000.0, **rest})
 
 
@@ -120,7 +125,7 @@ def test_a_thin_line_costs_utilisation_and_a_codec_gives_it_back():
     big = {"task": "synthetic(d=40000)", "step_jitter": 0.0}
     dense = simulate(scene(thin, run={"total_steps": 80}, **big))
     assert dense.total.utilisation == pytest.approx(4.0 / 6.4, rel=0.05)
-    assert dense.total.sent_bytes == pytest.approx(22 * 160_000, rel=0.01), "the first parameters, 20 updates, the last"
+    assert dense.total.sent_bytes == pytest.approx(22 * 160_000, rel=0.02), "the first parameters, 20 updates, the last"
     sparse = simulate(scene(thin, run={"total_steps": 80, "compression": "int4"}, **big))
     assert sparse.total.utilisation > 0.99
 

@@ -60,9 +60,11 @@ def test_a_fit_over_a_line_learns_what_is_published(choice: str, proxies: list[P
 
 
 def test_an_embedded_server_is_reached_over_the_line_too(proxies: list[Proxy]) -> None:
-    fit(Net, AsyncWANStrategy(local_steps=3, link="lan"))
+    strategy = AsyncWANStrategy(local_steps=3, link="lan")
+    fit(Net, strategy)
     (proxy,) = proxies
     assert proxy.carried_bytes(up=False) > 0
+    assert strategy.report()["config"]["compression"] == "auto(start=6)"  # as for any other network
 
 
 def test_a_plain_loop_has_one_as_well_and_all_that_it_dials_goes_over_it(

@@ -49,17 +49,24 @@ def test_uploads_hide_behind_computing_and_none_that_is_much_denser_would(mbps: 
     assert rung == 0 or line.seconds(rung - 1) > 0.69 * budget
 
 
-def test_down_at_once_up_by_one_rung_after_three_rounds_of_room():
+def test_up_with_every_round_until_one_did_not_fit():
     line = Line(1e9, 10.0)
-    line.rounds(PATIENCE - 1)
-    assert line.chooser.rung == 6
-    line.rounds(1)
-    assert line.chooser.rung == 5
-    line.rounds(50)
-    assert line.chooser.rung == 0
-    line.bytes_per_s = 50_000.0
-    line.rounds(2)
-    assert line.seconds(line.chooser.rung) <= SHARE * 10.0
+    line.rounds(6)
+    assert line.rungs == [5, 4, 3, 2, 1, 0]
+
+
+def test_down_at_once_and_then_up_by_one_rung_after_three_rounds_of_room():
+    line = Line(50_000.0, 10.0)
+    settled = line.rounds(30)
+    assert line.seconds(settled) <= SHARE * 10.0 < line.seconds(settled - 1)
+    line.bytes_per_s = 20_000.0
+    lower = line.rounds(2)
+    assert lower > settled
+    assert line.seconds(lower) <= SHARE * 10.0
+    line.bytes_per_s = 1e9
+    line.rounds(1)  # the median is still the slow one
+    assert line.rounds(PATIENCE - 1) == lower
+    assert line.rounds(1) == lower - 1
 
 
 def test_one_upload_that_was_lost_and_sent_again_changes_nothing():
@@ -73,13 +80,21 @@ def test_one_upload_that_was_lost_and_sent_again_changes_nothing():
 
 def test_the_first_upload_which_waits_for_what_is_loaded_and_compiled_changes_nothing():
     line = Line(1e6, 4.0)
-    settled = line.chooser.rung
+    first = line.chooser.rung
     line.bytes_per_s /= 1000
-    assert line.rounds(1) == settled
+    assert line.rounds(1) == first
     line.bytes_per_s *= 1000
-    assert line.rounds(1) == settled
+    assert line.rounds(1) == first - 1, "it says nothing against a denser one either"
     line.bytes_per_s /= 1000
     assert line.rounds(2) == LAST, "two in a row do"
+
+
+def test_a_round_before_which_there_was_no_upload_says_nothing_of_computing():
+    line = Line(1e6, 0.0)
+    line.rounds(1)
+    line.compute_s = 4.0
+    line.rounds(2)
+    assert line.rungs == [6, 5, 4]
 
 
 @pytest.mark.parametrize("mbps", [1, 3, 10, 30, 100])

@@ -13,6 +13,8 @@ import pytest
 pytest.importorskip("sklearn")
 from digits import train
 
+from examples.experiments.attackers import DEVASTATING, attackers
+
 pytestmark = pytest.mark.slow
 SPLITS = {"iid": None, "dirichlet": 0.3}
 POINTS, FAILURE = 0.03, 0.3
@@ -24,21 +26,7 @@ FAMILIES = {
     "selection": ("multi_krum(f=2)", "pipeline(nnm(f=2), multi_krum(f=2))", "pipeline(nnm(f=2), mda(f=2))"),
     "centre": ("pipeline(clip_to_median_norm(), geometric_median)", "pipeline(nnm(f=2), geometric_median)"),
 }
-DEVASTATING = ("sign_flip(k=10.0)", "alie(z=10.0)")
-ATTACKS = (
-    *DEVASTATING,
-    "alie(z=1.5)",
-    "ipm(epsilon=0.5)",
-    "ipm(epsilon=10.0)",
-    "mimic(target=0)",
-    "scale(k=100.0)",
-    "gaussian_noise(sigma=20.0)",
-    "random(k=10.0)",
-    "zero()",
-    "label_flip(classes=10)",
-    "stale_replay(delay=20)",
-    "slow_drip(factor=3.0, share=0.95)",
-)
+ATTACKS = attackers(10)
 
 
 @cache

@@ -35,7 +35,7 @@ class RunConfig:
             busiest moment is that many times smaller. 1: the whole model each time. For submit="update".
         compression: codec of what workers send, e.g. "none", "fp16", "topk", "auto". A codec that leaves numbers out
             gets error feedback around it: "topk(density=0.02)" means "error_feedback(topk(density=0.02))". None: "none"
-            while all workers are on the server's machine, else "auto", or "int8" under a robust rule.
+            while all workers are on the server's machine, else "int8".
         download_compression: codec of the parameter deltas that the server sends, without error feedback, which the
             deltas have by themselves; None: "none" where uploads are exact, else "either()".
         aggregation: how updates become one, e.g. "mean", "trimmed_mean(f=2)".

@@ -14,8 +14,7 @@ from lightning_async.scheduling import Predictor, Scheduler, Sizing, predictor, 
 from lightning_async.server.private import NOTHING, Private
 from lightning_async.staleness import Policy, Weight, policy, product, weight
 
-EXACT = "none"  # what travels within one machine; and over a network, where nobody has said it:
-FAR, FAR_ROBUST = "auto", "int8"  # of sparse updates a robust rule sees few at a coordinate, and takes their zeros
+EXACT, FAR = "none", "int8"  # what travels within one machine, and over a network, where nobody has said it
 
 
 @dataclass(frozen=True)
@@ -86,15 +85,10 @@ def rules_of(config: RunConfig, private: Private = NOTHING) -> Rules:
 
 
 def settled(config: RunConfig, far: bool) -> RunConfig:
-    """`config` with its codec of uploads decided; `far`: workers come over a network. Raises ConfigError."""
+    """`config` with its codec of uploads decided; `far`: workers come over a network."""
     if config.compression is not None:
         return config
-    return replace(config, compression=(FAR_ROBUST if _is_robust(config) else FAR) if far else EXACT)
-
-
-def _is_robust(config: RunConfig) -> bool:
-    made = rule(config.aggregation)
-    return isinstance(made, Filter) or made.robust
+    return replace(config, compression=FAR if far else EXACT)
 
 
 def _weight(config: RunConfig, method: Outer) -> Weight:

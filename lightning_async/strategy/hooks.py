@@ -53,7 +53,7 @@ class AsyncWANHooks(RoundHooks, TrialHooks, CheckpointHooks):
         local_steps: optimizer steps in a round; default 16, in gradient mode 1. "auto" fits them to speed and link.
         fragments: pieces of the model that are sent and published by turns; default 1, the whole each time.
         compression: codec of what workers send: "none", "fp16", "int8", "topk", "auto", a spec, or a codec. One that
-            leaves numbers out gets error feedback around it. By default "none" within one machine, else "auto".
+            leaves numbers out gets error feedback around it. By default "none" within one machine, else "int8".
         download_compression: codec of what the server sends; by default exact where `compression` is, else `either()`.
         aggregation: how updates become one: "mean", "trimmed_mean(f=2)", ...
         outer: the server's optimizer for updates: "sgd(lr=1.0)", "nesterov(lr=0.7, momentum=0.9)", "heloco", ...

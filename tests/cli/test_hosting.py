@@ -12,8 +12,6 @@ from lightning_async.cli.place import Place
 from lightning_async.config import RunConfig
 from lightning_async.server.rules import canonical, settled
 
-ROBUST = RunConfig(aggregation="trimmed_mean(f=1)")
-
 
 def used(config: RunConfig, folder: Path | None = None) -> str | None:
     """The codec of the run of a server that listens on loopback."""
@@ -24,9 +22,7 @@ def used(config: RunConfig, folder: Path | None = None) -> str | None:
 @pytest.mark.parametrize(
     ("config", "near", "far"),
     [
-        (RunConfig(), "none", "auto"),
-        (ROBUST, "none", "int8"),
-        (RunConfig(aggregation="kardam(f=1)"), "none", "int8"),
+        (RunConfig(), "none", "int8"),
         (RunConfig(compression="fp16"), "fp16", "fp16"),
     ],
 )
@@ -39,7 +35,7 @@ def test_within_one_machine_nothing_is_lost_and_over_a_network_nobody_waits(
 def test_one_machine_and_many(monkeypatch: pytest.MonkeyPatch) -> None:
     assert used(RunConfig()) == "none"
     monkeypatch.setattr(hosting, "is_far", lambda place: True)
-    assert used(RunConfig()) == "auto(start=6)"
+    assert used(RunConfig()) == canonical(RunConfig(compression="int8")).compression
     assert used(RunConfig(compression="none")) == "none"
 
 

@@ -18,7 +18,7 @@ def utilised(compression: str | None) -> Result:
     return simulate(scenario_of(values))
 
 
-@pytest.mark.parametrize("compression", [None, "topk", "int8"])
+@pytest.mark.parametrize("compression", [None, "topk", "auto"])
 def test_every_worker_computes_nearly_all_of_the_time_when_updates_are_small(compression: str) -> None:
     result = utilised(compression)
     assert result.total.acceptance == 1.0

@@ -26,6 +26,7 @@ from lightning_async.cli import main as cli
 from lightning_async.cli.trouble import CURES
 from lightning_async.config import RunConfig
 from lightning_async.server import ServerThread
+from lightning_async.server.rules import canonical
 from lightning_async.transport import invitations, listen
 from lightning_async.transport.allowed import Caller
 from lightning_async.transport.keys import VARIABLE
@@ -272,7 +273,7 @@ def test_reports_of_strange_servers(doctor: Doctor) -> None:
         assert "lacks version, parameters" in doctor.finds("server_older", address)
     with answering(reporting(STATE | {"parameters": "many", "workers": [1]})) as address:
         assert "lacks parameters, workers" in doctor.finds("server_older", address)
-    config = RunConfig().as_dict()
+    config = canonical(RunConfig()).as_dict()
     for wrong in (
         {"config": {}},
         {"config": config | {"compression": "of_tomorrow"}},

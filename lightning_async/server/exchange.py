@@ -103,7 +103,7 @@ def settle(run: Run, member: Member, push: m.Push, found: Slot | Refusal, payloa
     member.keep(receipt)  # before anything that may break: who is told of a failure asks again, and gets this one
     counting.tell(run, member, push, receipt, payload)
     if push.steps:
-        pacing.note_arrival(run, member)
+        pacing.note_arrival(run, member, receipt.accepted)
     step_when_ready(run)
     return receipt
 

@@ -4,7 +4,7 @@ for whom a barrier waits.
 A barrier (quorum "all") is never held up for good by a worker that is there and sends nothing: it goes on without one
 that takes four times as long as it usually does, and longer than the run's patience. Such a worker is late; the next
 barriers do not wait for it until it has sent an update again, which is then too old where the bound is 0, and its
-progress goes with the next.
+progress goes with the next. Nor does a barrier wait for a worker whose last two updates were refused.
 
 Rule of this file: only events that the journal keeps change anything here (joining, updates, versions, ticks that did
 something), since a replay must decide alike. What a worker says about its own times is for people only.
@@ -34,9 +34,9 @@ def note_start(run: Run) -> None:
         member.pace = member.pace.begun(run.now, run.version)
 
 
-def note_arrival(run: Run, member: Member) -> None:
-    """An update of this worker has come, accepted or not."""
-    member.pace = member.pace.after(run.now, run.version, run.rate, len(run.members.workers()))
+def note_arrival(run: Run, member: Member, taken: bool) -> None:
+    """An update of this worker has come, and was accepted or not."""
+    member.pace = member.pace.after(run.now, run.version, run.rate, len(run.members.workers()), taken)
 
 
 def note_version(run: Run) -> None:

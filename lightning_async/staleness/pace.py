@@ -17,6 +17,7 @@ from lightning_async.telemetry import Ewma
 
 RATE_WEIGHT = 0.05  # of the newest interval between two versions: about forty are remembered
 ROUND_WEIGHT = 0.2  # of a worker's newest round
+MOST_REFUSED = 2  # one may be too old, of a worker that a barrier did not wait for
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ class Rate:
 class Pace:
     """One worker's rounds. `since`: when the present one began, None while it is away; `version` was the run's then.
 
-    `late`: a barrier went on without it, and waits for it again once it has sent something.
+    `late`: a barrier went on without it, and waits for it again once it has sent something. `refused`: how many of its
+    updates in a row; from MOST_REFUSED on no barrier waits for it until one is taken, or it could hold all up for good.
     """
 
     round_s: Ewma = field(default=Ewma(weight=ROUND_WEIGHT))
@@ -70,6 +72,7 @@ class Pace:
     since: float | None = None
     version: int = 0
     late: bool = False
+    refused: int = 0
 
     def begun(self, now: float, version: int) -> Pace:
         """It came, or the run got its first parameters: a round begins."""
@@ -79,23 +82,25 @@ class Pace:
         """It has gone; how it was is remembered."""
         return replace(self, since=None, late=False)
 
-    def after(self, now: float, version: int, rate: Rate, live: int) -> Pace:
-        """An update of it has come, accepted or not."""
+    def after(self, now: float, version: int, rate: Rate, live: int, taken: bool = True) -> Pace:
+        """An update of it has come, and was accepted or not."""
+        refused = 0 if taken else self.refused + 1
         if self.since is None:
-            return self.begun(now, version)
+            return replace(self.begun(now, version), refused=refused)
         took, made = max(0.0, now - self.since), max(0, version - self.version)
         usual = self.round_s.value
         foreseen = rate.expected(took if usual is None else usual, live)
         wrong = abs(made - foreseen) if foreseen is not None and math.isfinite(foreseen) else made / 2
-        return Pace(self.round_s.after(took), self.error.after(wrong), now, version)
+        late = refused >= MOST_REFUSED
+        return Pace(self.round_s.after(took), self.error.after(wrong), now, version, late, refused)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
         averages = {"round_s": self.round_s.value, "error": self.error.value}
-        return averages | {"since": self.since, "version": self.version, "late": self.late}
+        return averages | {"since": self.since, "version": self.version, "late": self.late, "refused": self.refused}
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> Pace:
         """What `as_dict` gave."""
         round_s, error = Ewma(values["round_s"], ROUND_WEIGHT), Ewma(values["error"], ROUND_WEIGHT)
-        return cls(round_s, error, values["since"], values["version"], values["late"])
+        return cls(round_s, error, values["since"], values["version"], values["late"], values.get("refused", 0))

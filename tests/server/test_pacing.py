@@ -177,6 +177,25 @@ def test_a_late_worker_is_waited_for_again_once_it_has_sent_something() -> None:
     assert len(room.events(events.Late)) == 1
 
 
+@pytest.mark.parametrize("staleness", ["fixed(bound=0)", "fixed(bound=50)"])
+def test_who_sends_what_is_refused_holds_nobody_up(staleness: str) -> None:
+    """Each of its updates begins a round, so it would never be late."""
+    room = sync(staleness=staleness).begin("a", "b")
+    assert room.push("a", ONES).accepted
+    assert room.push("b", ONES, base=99).reason == Reason.FUTURE.value
+    assert room.run.version == 0, "one bad update may be followed by a good one"
+    room.now += 1.0
+    assert not room.push("b", ONES, base=99).accepted
+    assert room.run.version == 1
+    assert room.state()["workers"]["b"]["late"] is True
+    assert room.push("a", ONES).accepted
+    assert room.run.version == 2
+    assert room.push("b", ONES).accepted, "and now it is one of them again"
+    assert room.run.version == 2
+    assert room.push("a", ONES).accepted
+    assert room.run.version == 3
+
+
 def test_a_slow_worker_is_given_four_of_its_usual_rounds() -> None:
     room = sync().begin("a", "b")
     for _ in range(3):

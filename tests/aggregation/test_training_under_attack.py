@@ -30,20 +30,20 @@ ATTACKS = attackers(10)
 
 
 @cache
-def attack_free(split: str, falls: bool = True) -> float:
-    return train("mean", None, SPLITS[split], falls=falls)
+def attack_free(split: str) -> float:
+    return train("mean", None, SPLITS[split])
 
 
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("how", DEVASTATING)
 def test_the_mean_fails(how, split):
-    """At a constant rate: one that falls to zero ends an attack with the training, and the mean may come back in part.
-
-    It loses too much at either, so the robust rules' tests below are red where the rule is replaced by the mean.
-    """
+    """So the robust rules' tests below are red where the rule is replaced by the mean. A rate that falls to zero ends
+    an attack with the training, and the mean may come back in part; at a constant one it does not, on any seed."""
     assert attack_free(split) > 0.95
-    assert train("mean", how, SPLITS[split], falls=False) < attack_free(split, falls=False) - FAILURE
     assert train("mean", how, SPLITS[split]) < attack_free(split) - POINTS
+    free = [train("mean", None, SPLITS[split], seed, falls=False) for seed in range(3)]
+    lost = [one - train("mean", how, SPLITS[split], seed, falls=False) for seed, one in enumerate(free)]
+    assert min(lost) > (FAILURE if how.startswith("sign_flip") else POINTS), lost
 
 
 @pytest.mark.parametrize("split", SPLITS)

@@ -41,7 +41,8 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Ended:
 def test_every_rank_trains_to_the_end(three: Ended) -> None:
     assert three.code == 0, three.output
     assert [len(rank["losses"]) for rank in three.ranks] == [96, 96, 96]
-    assert all(sum(rank["losses"][-8:]) / 8 < 0.5 * max(rank["losses"][:8]) for rank in three.ranks)
+    untrained = max(max(rank["losses"][:8]) for rank in three.ranks)  # one that begins late finds trained parameters
+    assert all(sum(rank["losses"][-8:]) / 8 < 0.5 * untrained for rank in three.ranks)
 
 
 def test_nothing_is_left(three: Ended) -> None:

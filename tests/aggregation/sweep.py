@@ -26,11 +26,11 @@ SPLITS = {"iid": None, "dirichlet": 0.3}
 QUORUM: int | str = "all"
 VERSIONS = 60
 ATTACKS = attackers(10)
-RULES = (
-    "pipeline(nnm(f=2), trimmed_mean(f=2))",
-    "pipeline(nnm(f=2), mda(f=2))",
-    "pipeline(nnm(f=2), geometric_median)",
-)
+FAMILIES = {
+    "coordinate": "pipeline(nnm(f=2), trimmed_mean(f=2))",
+    "selection": "pipeline(nnm(f=2), mda(f=2))",
+    "centre": "pipeline(nnm(f=2), geometric_median)",
+}
 
 
 def reach(rule: str, how: str | None, split: str, quorum: int | str, versions: int, seed: int) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def table(found: dict[tuple[str, ...], list[float]], rules: list[str]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rules", nargs="+", default=list(RULES))
+    parser.add_argument("--rules", nargs="+", default=list(FAMILIES.values()))
     parser.add_argument("--attacks", nargs="+", default=list(ATTACKS))
     parser.add_argument("--splits", nargs="+", default=list(SPLITS), choices=list(SPLITS))
     parser.add_argument("--quorums", nargs="+", default=[QUORUM], help="numbers or `all`")

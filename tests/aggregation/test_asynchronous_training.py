@@ -17,18 +17,13 @@ import pytest
 pytest.importorskip("sklearn")
 from digits import N
 from fleet import Fleet
-from sweep import ATTACKS, QUORUM, SPLITS, VERSIONS, reach
+from sweep import ATTACKS, FAMILIES, QUORUM, SPLITS, VERSIONS, reach
 
 from examples.experiments.attackers import DEVASTATING
 from lightning_async.telemetry import events
 
 pytestmark = pytest.mark.slow
 POINTS, FAILURE = 0.03, 0.3
-FAMILIES = {
-    "coordinate": "pipeline(nnm(f=2), trimmed_mean(f=2))",
-    "selection": "pipeline(nnm(f=2), mda(f=2))",
-    "centre": "pipeline(nnm(f=2), geometric_median)",
-}
 EIGHT = 8  # a robust rule's default for eleven workers
 BLATANT = (*DEVASTATING, "label_flip(classes=10)", "gaussian_noise(sigma=20.0)")
 

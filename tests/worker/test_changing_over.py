@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 
-from town import Town
+from town import ROWS, Town
 
 from lightning_async.transport import memory
 from lightning_async.transport.base import Connection
 from lightning_async.transport.fallback import Fallback
 from lightning_async.transport.faults import FaultyConnection, Script, connection_with
 
-ROWS = 100_000  # 1.2 MB
 PATIENCE_S = 8.0  # with the first way
 
 

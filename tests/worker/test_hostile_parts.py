@@ -2,33 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import pytest
-from town import Town
+from town import SLOW, Town
 
-from lightning_async.transport.faults import Script
 from lightning_async.wire import messages as m
 from lightning_async.wire.frames import Envelope, pack, unpack
 from lightning_async.wire.parts import Chunk, Drop, Offer
 from lightning_async.worker.calls import MOST_STATE, Call, most_wanted
-
-ROWS = 100_000  # 1.2 MB
-SLOW = Script().delay(0.5)  # seconds each way, so that a transfer lasts
-
-
-@pytest.fixture
-def town() -> Iterator[Callable[..., Town]]:
-    with contextlib.ExitStack() as stack:
-
-        def made(*args: Any, **options: Any) -> Town:
-            place = stack.enter_context(contextlib.closing(Town(*args, rows=ROWS, **options)))
-            place.begin()
-            return place
-
-        yield made
 
 
 @pytest.mark.parametrize("every", [3, 5])

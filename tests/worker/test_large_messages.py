@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from town import Town, raw
+from town import SLOW, Town, raw
 
 from lightning_async.config import RunConfig
 from lightning_async.server.actions import Received
@@ -20,21 +20,10 @@ from lightning_async.wire.parts import PARTS, Chunk
 from lightning_async.worker.calls import Gauge, under_way
 from lightning_async.worker.patience import run_patience_s, silence_s
 
-ROWS = 100_000  # 1.2 MB
-SLOW = Script().delay(0.5)  # seconds each way, so that a transfer lasts
-
 
 @pytest.fixture
-def town() -> Iterator[Callable[..., Town]]:
-    with contextlib.ExitStack() as stack:
-
-        def made(*args: Any, **options: Any) -> Town:
-            place = stack.enter_context(contextlib.closing(Town(*args, rows=ROWS, **options)))
-            watch(place)
-            place.begin()
-            return place
-
-        yield made
+def town(town: Callable[..., Town]) -> Callable[..., Town]:
+    return partial(town, first=watch)
 
 
 def watch(place: Town) -> None:

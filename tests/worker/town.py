@@ -18,6 +18,9 @@ from lightning_async.wire import messages as m
 from lightning_async.wire.frames import Frame, unpack
 from lightning_async.worker.link import Link
 
+ROWS = 100_000  # of a large model: 1.2 MB
+SLOW = Script().delay(0.5)  # seconds each way, so that a transfer lasts
+
 D = 6
 TENSORS: list[list[Any]] = [["w", [2, 3], "float32", "parameter"]]
 DIGEST = read_manifest(TENSORS).digest
